@@ -1,0 +1,154 @@
+"""The seam between a connection and the application that it serves.
+
+The connection knows nothing of routers, requests and responses: it finds an `Endpoint` for a head and calls it with
+the `Exchange`, which is all that an application can do to one: read the request's content, send one response. The
+app layer and ASGI are two implementations of `Application`; the connection is the one implementation of `Exchange`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from trioserve.core.lifecycle import CANCEL, DisconnectPolicy, HalfClose
+from trioserve.core.messages import Field, RequestHead
+from trioserve.core.records import Abandoned, ClientAddress
+from trioserve.core.status import DEFAULT, StatusPolicy
+
+T = TypeVar("T")
+
+Hook = Callable[[Abandoned], Awaitable[None] | None]
+"""A user's function told of an `Abandoned`. A plain one runs in a worker thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What holds for one route. None means: as the server is configured."""
+
+    disconnect: DisconnectPolicy = CANCEL
+    half_close: HalfClose | None = None
+    status: StatusPolicy = DEFAULT
+    deadline: float | None = None  # seconds for the handler and its response; else Deadlines.handler
+    max_body: float | None = None  # bytes of request content; else Limits.body
+
+
+class Exchange(Protocol):
+    """One request and its response, as the application sees it.
+
+    Cancellation: when the client leaves, everything that runs inside `Endpoint.__call__` is cancelled by a scope of
+    the connection's; the application has nothing to do for it and cannot prevent it but by shielding.
+    """
+
+    @property
+    def head(self) -> RequestHead: ...
+
+    @property
+    def client(self) -> ClientAddress | None: ...
+
+    @property
+    def max_body(self) -> float:
+        """How many bytes of content this request may have, by its route's rules."""
+        ...
+
+    def handler_starts(self) -> None:
+        """Say so right before user code runs: until then an abandoned exchange counts as not started."""
+        ...
+
+    async def run_in_thread(self, function: Callable[[], T]) -> T:
+        """Run a plain function in one of the server's worker threads (`Limits.threads`); calls `handler_starts` when
+        there is one.
+
+        Cancellation: the wait for a thread is cancelled; once the function runs it is waited for, and learns of its
+        cancellation from `trio.from_thread.check_cancelled()`.
+        """
+        ...
+
+    def content_allowed(self, status: int) -> bool:
+        """False where a response has a head only: to HEAD, and with 204 or 304."""
+        ...
+
+    async def receive_part(self) -> bytes:
+        """The next bytes of the request's content; b"" at its end, and again after that. A checkpoint only if it waits.
+
+        Sends `100 Continue` first if the client waits for it.
+
+        Raises:
+            RequestError: the content is malformed (400) or larger than the route allows (413).
+            ClientGone: the client left before the content was complete (only where a cancellation cannot reach).
+        """
+        ...
+
+    async def respond(self, status: int, fields: Sequence[Field], body: bytes) -> None:
+        """Send a whole response. `content-length` is added where the status code allows content.
+
+        Raises:
+            ResponseError: the response is malformed, or one was begun before.
+        """
+        ...
+
+    async def start_response(self, status: int, fields: Sequence[Field]) -> None:
+        """Begin a streamed response. Nothing is sent before its first part or end."""
+        ...
+
+    async def send_part(self, data: bytes) -> None:
+        """Send one part of a streamed response; always a checkpoint, also when the client does not wait.
+
+        A send that is cancelled half-way is completed by the next one, so framing never breaks.
+
+        Raises:
+            ResponseError: no response was started, or the part goes beyond its Content-Length.
+            ClientGone: the client has left (only where a cancellation cannot reach).
+        """
+        ...
+
+    async def end_response(self) -> None:
+        """Complete a streamed response.
+
+        Raises:
+            ResponseError: fewer bytes were sent than the Content-Length says.
+        """
+        ...
+
+
+class Endpoint(Protocol):
+    """What serves one route."""
+
+    @property
+    def name(self) -> str | None:
+        """The route's pattern, for records; None where no route was found."""
+        ...
+
+    @property
+    def rules(self) -> Rules: ...
+
+    async def __call__(self, exchange: Exchange) -> None:
+        """Serve the exchange: send exactly one response.
+
+        Raises:
+            HTTPError: answered with its status, if no response was begun.
+            DropConnection: the connection is closed without an answer.
+            Exception: anything else is the handler's failure: 500, or the response is cut.
+        """
+        ...
+
+
+class Application(Protocol):
+    """What a server serves."""
+
+    @property
+    def rules(self) -> Rules:
+        """What holds where no route is known yet: between exchanges and inside a head."""
+        ...
+
+    @property
+    def hooks(self) -> Sequence[Hook]:
+        """Whom to tell of every Abandoned."""
+        ...
+
+    def endpoint(self, head: RequestHead) -> Endpoint:
+        """The endpoint for a request. Called before the body is read; must not block and must not raise.
+
+        Where there is no route, this is an endpoint that answers 404, 405 or 501.
+        """
+        ...

@@ -1,0 +1,65 @@
+"""Errors, by whose doing they are and by what can still be done.
+
+* `HTTPError`: the exchange can be answered with a status code. `RequestError` is the one that the client caused.
+* `ResponseError`: the handler's doing; the client gets 500 or sees the response cut.
+* `ClientGone`: the client has left; nothing can be said to it. A handler sees it only where a cancellation cannot
+  reach (inside a shield, or under the policy FINISH).
+* `DropConnection`: the handler asks for silence.
+* `ConfigError`: the user's setting is wrong; said at start-up.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+
+class TrioserveError(Exception):
+    """Whatever trioserve raises on purpose."""
+
+
+class HTTPError(TrioserveError):
+    """Raise it in a handler to answer with `status`; `detail` is the text that the client reads.
+
+    Raises:
+        ValueError: `status` is not an error status code (400-599).
+    """
+
+    def __init__(self, status: int, detail: str | None = None) -> None:
+        if not 400 <= status <= 599:
+            raise ValueError(f"HTTPError takes a status code from 400 to 599, not {status}")
+        self.status = status
+        self.detail = detail or phrase(status)
+        super().__init__(f"{status} {self.detail}")
+
+
+class RequestError(HTTPError):
+    """The request is malformed, too large or not supported. After it the connection is closed."""
+
+
+class ResponseError(TrioserveError):
+    """The handler's response is none, or breaks HTTP framing (a body longer than its Content-Length, say)."""
+
+
+class ClientGone(TrioserveError):
+    """The client has left: the rest of the request will not come, and nothing more can be sent."""
+
+
+class DropConnection(TrioserveError):
+    """Raise it in a handler to close the connection without an answer (status code 444, cause DROPPED)."""
+
+
+class ConfigError(TrioserveError, ValueError):
+    """A setting is wrong. The message says which, and what would be right."""
+
+
+def phrase(status: int) -> str:
+    """The standard reason phrase of a status code, or an empty string for one that has none."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+def error_body(status: int, detail: str) -> bytes:
+    """The body of an error answer for people: plain text, UTF-8, the code with its phrase and what was wrong."""
+    return f"{status} {phrase(status)}\n{detail}\n".encode()

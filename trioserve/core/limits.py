@@ -1,0 +1,97 @@
+"""Limits (sizes and counts) and Deadlines (durations): frozen, validated, and each default with its reason.
+
+There is no default for any of these anywhere else. Sizes are bytes, durations are seconds, and `math.inf` means that
+there is no limit. A wrong value is refused when the object is made, by name, with what would be right.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from trioserve.core.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of what a connection may bring, and how much the server takes in for it.
+
+    Raises:
+        ConfigError: a value is not a positive whole number (or math.inf).
+    """
+
+    # A request target longer than this is answered 414. RFC 9112 §3 asks servers to take at least 8,000 octets.
+    target: float = 8192
+    # The whole head: request line and fields; beyond it 431. h11's default, within what nginx (32 KiB) and Apache
+    # (8 KiB a line) take.
+    head: float = 16_384
+    # Field lines in one head; beyond it 431. Apache's default; browsers send about 20.
+    fields: float = 100
+    # The content of one request; beyond it 413. nginx's default. Raise it for the routes that take uploads.
+    body: float = 1_048_576
+    # An unread request body is read and thrown away up to this size, to keep the connection; a longer one closes
+    # it. Go's default: beyond it a new connection is cheaper than the bytes.
+    unread_body: float = 262_144
+    # While a handler runs and bytes lie unread, so many of them are taken in for one connection, so that a FIN behind
+    # them is seen. What one client can make the server hold. See docs/departure.md.
+    spool: float = 67_108_864
+    # The same for all connections together; half of it may be raised receive buffers in the kernel.
+    spool_total: float = 268_435_456
+    # Worker threads for plain `def` handlers. trio's own default: enough for blocking database calls.
+    threads: float = 40
+    # A listener's backlog: connections that the kernel accepts for us. The kernel cuts it to net.core.somaxconn.
+    backlog: float = 2048
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not (value == math.inf or (whole and value > 0)):
+                raise ConfigError(f"Limits.{field.name} is {value!r}; it must be a positive whole number or math.inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long the server waits for what, in seconds of the trio clock.
+
+    Raises:
+        ConfigError: a value is not a positive number (or math.inf).
+    """
+
+    # A request head, from its first byte to its last. In total, not per byte, so that a dripped head is cut. Ten
+    # seconds is three lost packets on a bad mobile line. A new connection has as long again for the first byte.
+    head: float = 10.0
+    # Between two exchanges of a connection. Longer than the 60 s of the usual load balancers, so that it is they who
+    # close first and no request meets a closing connection.
+    idle: float = 75.0
+    # The handler waits for the body and not one byte comes. Long enough for a phone in a tunnel.
+    body_stall: float = 30.0
+    # A send is blocked and the client takes not one byte. nginx's send_timeout is 60 s; half of it suffices.
+    send_stall: float = 30.0
+    # From the handler's start to the response's end. None by default: only the author knows; set it per route.
+    handler: float = math.inf
+    # A cancelled handler that has not ended by then is reported (never cut): clean-up is meant to be short.
+    unwind: float = 5.0
+    # One call of the on_abandoned hook.
+    hook: float = 5.0
+    # From the order to stop until exchanges still running are cancelled. Below the 30 s after which Kubernetes kills.
+    drain: float = 25.0
+    # After an error answer the rest of the request is read and thrown away so long, lest a RST destroy the answer.
+    linger: float = 2.0
+    # A peer that has gone without FIN or RST is given up by then (TCP keepalive and TCP_USER_TIMEOUT). Also ends a
+    # living peer that takes no data for so long, hence not shorter than send_stall. At least 3: the kernel counts
+    # keepalive in whole seconds.
+    vanish: float = 30.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (number and value > 0):
+                raise ConfigError(f"Deadlines.{field.name} is {value!r}; it must be a positive number of seconds")
+        if self.vanish < MIN_VANISH:
+            raise ConfigError(f"Deadlines.vanish is {self.vanish!r}; it must be at least {MIN_VANISH} seconds")
+
+
+MIN_VANISH = 3.0
+"""The shortest `Deadlines.vanish`: one second of silence, then two keepalive probes a second apart."""

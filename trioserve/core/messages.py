@@ -1,0 +1,120 @@
+"""What an HTTP/1.1 exchange consists of, as values.
+
+The words are those of RFC 9110: a *message* has a head (control data and *fields*), content, and perhaps a
+*trailer section*. These values carry no behaviour that needs a connection: the engine makes them from bytes, the
+app layer reads them, the records keep them.
+
+Field names are lower-case bytes and field values are bytes exactly as they came, in the order in which they came.
+`Headers` is the view for people: text, case-insensitive, several values under one name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+Field = tuple[bytes, bytes]
+"""A field line: (lower-case name, value), RFC 9110 §5."""
+
+
+class Headers:
+    """The header section as text, case-insensitive and multi-valued (RFC 9110 §5.1-5.3).
+
+    Made lazily from the raw fields; holds nothing of its own. Values decode as ISO-8859-1, which is what the bytes
+    of a field value mean when nobody has said otherwise (RFC 9110 §5.5), so decoding never fails.
+    """
+
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: Iterable[Field] = ()) -> None:
+        self.raw: tuple[Field, ...] = tuple(raw)
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """The first value of field `name`, or `default` if the message has no such field."""
+        key = name.lower().encode("latin-1", "replace")
+        for field_name, value in self.raw:
+            if field_name == key:
+                return value.decode("latin-1")
+        return default
+
+    def get_all(self, name: str) -> list[str]:
+        """All values of field `name` in the order in which they came; empty if there are none."""
+        key = name.lower().encode("latin-1", "replace")
+        return [value.decode("latin-1") for field_name, value in self.raw if field_name == key]
+
+    def __getitem__(self, name: str) -> str:
+        value = self.get(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.get(name) is not None
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """(name, value) pairs, one a field line."""
+        for name, value in self.raw:
+            yield name.decode("latin-1"), value.decode("latin-1")
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Headers) and self.raw == other.raw
+
+    def __hash__(self) -> int:
+        return hash(self.raw)
+
+    def __repr__(self) -> str:
+        return f"Headers({list(self)!r})"
+
+
+class RequestHead(NamedTuple):
+    """Everything of a request but its content: RFC 9112 §2-3.
+
+    `content_length` is None for chunked content and 0 where there is no content.
+    """
+
+    method: str
+    target: str
+    http_version: str
+    fields: Sequence[Field]
+    content_length: int | None
+
+    @property
+    def headers(self) -> Headers:
+        return Headers(self.fields)
+
+
+class BodyPart(NamedTuple):
+    """Some bytes of the request's content, in order. Never empty."""
+
+    data: bytes
+
+
+class EndOfRequest(NamedTuple):
+    """The request is complete. `trailers` is the trailer section, almost always empty."""
+
+    trailers: Sequence[Field]
+
+
+class ResponseHead(NamedTuple):
+    """A final response's status code and fields (RFC 9112 §4). Framing fields may be left to the engine."""
+
+    status: int
+    fields: Sequence[Field]
+
+
+class Wire(NamedTuple):
+    """Bytes to hand to the transport: `prefix` and `suffix` are framing, `payload` is the response's content.
+
+    They are kept apart so that the number of content bytes which left can be told from the number of bytes sent.
+    """
+
+    prefix: bytes
+    payload: bytes
+    suffix: bytes
+
+    def payload_sent(self, wire_bytes_sent: int) -> int:
+        """How many bytes of the payload are among the first `wire_bytes_sent` bytes on the wire."""
+        return min(max(wire_bytes_sent - len(self.prefix), 0), len(self.payload))
