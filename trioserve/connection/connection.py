@@ -1,0 +1,366 @@
+"""Connection: one accepted transport from accept to close, one exchange after another, in one task.
+
+Read `serve` from top to bottom: it is the whole life of a connection.
+
+There is one cancel scope, made once. Everything that ends an exchange early (a departure, a deadline, a drain) goes
+through `Departure`, which cancels it; so every early end, wherever it strikes, arrives at the same place, behind the
+`with` in `serve`, and `_conclude` settles what is still owed: an answer, if the client is still there and was told
+nothing; the close; the record. An early end is also the connection's end, so one scope is enough.
+
+What goes well is settled on the spot, in `exchange_completed`, and never passes through here.
+"""
+
+from __future__ import annotations
+
+import math
+
+import trio
+
+from trioserve.connection.context import Context
+from trioserve.connection.departure import Departure
+from trioserve.connection.exchange import ServedExchange
+from trioserve.connection.reader import Reader
+from trioserve.connection.sender import Sender
+from trioserve.connection.stack import stack_of
+from trioserve.connection.timers import Timers
+from trioserve.connection.transport import HungUp, Interrupted, Transport
+from trioserve.core.application import Endpoint, Rules
+from trioserve.core.errors import DropConnection, HTTPError, RequestError, ResponseError, error_body
+from trioserve.core.lifecycle import CLIENT_SLOW, Cause, ClientRules, End, Phase, answer_is_owed
+from trioserve.core.messages import BodyPart, Field, RequestHead
+from trioserve.core.status import DEFAULT, StatusPolicy
+
+UNREAD_AFTER = 0.25
+"""Seconds for which bytes may lie unread while a handler runs, before they are taken in to let a FIN behind them
+arrive: a handler that is going to read its body has begun by then."""
+
+TEXT: tuple[Field, ...] = ((b"content-type", b"text/plain; charset=utf-8"),)
+CLOSE: Field = (b"connection", b"close")
+
+
+class Connection:
+    """One accepted transport. `id` is unique in this process."""
+
+    def __init__(self, context: Context, transport: Transport, timers: Timers, id: int) -> None:
+        self.context = context
+        self.transport = transport
+        self.id = id
+        self.engine = context.new_engine()
+        self.departure = Departure(
+            transport,
+            timers,
+            situation=self._situation,
+            probe=self._probe,
+            overdue=self._unwind_overdue,
+            unwind=context.deadlines.unwind,
+        )
+        self.reader = Reader(transport, self.engine, self.departure, timers, context.deadlines)
+        self.sender = Sender(transport, self.departure, timers, context.deadlines.send_stall)
+        self._handler_deadline = timers.timer(self._handler_too_slow)
+        self._unread_timer = timers.timer(self._bytes_may_lie_unread)
+        # The exchange that is being served; None between exchanges and while a head arrives.
+        self.exchange: ServedExchange | None = None
+        self._exchanges_begun = 0
+        # The server stops: the current exchange is the last.
+        self._draining = False
+        # The task that serves this connection, for the report of a slow unwind.
+        self._task: trio.lowlevel.Task | None = None
+
+    async def serve(self) -> None:
+        """Serve exchanges until the connection ends, and close it. Raises nothing but the cancellation from outside.
+
+        Cancelled from outside, the current exchange ends with cause DRAIN; its record is still made.
+        """
+        self._task = trio.lowlevel.current_task()
+        try:
+            with self.departure.scope:
+                self.transport.watch(self.departure.hung_up)
+                await self._serve_exchanges()
+        except BaseException as error:
+            self._broke_out(error)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            await self._conclude()
+
+    async def _serve_exchanges(self) -> None:
+        patience = self.context.deadlines.head
+        while True:
+            try:
+                head = await self.reader.head(patience)
+            except RequestError as error:
+                await self._refuse(error)
+                return
+            exchange = self._begin_exchange(head)
+            await self._serve_exchange(exchange, head)
+            await self._read_rest_of_request()
+            if self._draining or not self.engine.reusable:
+                return
+            self.engine.start_next_exchange()
+            self.exchange = None
+            patience = self.context.deadlines.idle
+
+    def _begin_exchange(self, head: RequestHead | None) -> ServedExchange:
+        self._exchanges_begun += 1
+        endpoint = self.context.application.endpoint(head) if head is not None else None
+        started_at = self.reader.head_begun_at
+        assert started_at is not None, "an exchange begins with the first bytes of its head"
+        self.exchange = ServedExchange(self, self._exchanges_begun, head, endpoint, started_at)
+        self.sender.new_response()
+        return self.exchange
+
+    async def _serve_exchange(self, exchange: ServedExchange, head: RequestHead) -> None:
+        endpoint = exchange.endpoint
+        assert endpoint is not None, "an exchange with a head has an endpoint"
+        try:
+            _check_size(head, exchange.max_body)
+            exchange.take_early_parts()
+            await self._last_look_before_handler()
+            self._start_clocks(endpoint)
+            await endpoint(exchange)
+            if exchange.response is None:
+                raise ResponseError("the handler returned without a response")
+            exchange.handler_returned()
+        except DropConnection:
+            exchange.handler_returned()
+            self.departure.give_up(Cause.DROPPED)
+        except HTTPError as error:
+            await self._answer_error(exchange, error)
+        except (Exception, SystemExit) as error:
+            # SystemExit too: a handler that calls sys.exit() ends its exchange, not the server.
+            await self._handler_failed(exchange, head, error)
+        await self._leave_if_ended()
+
+    async def _last_look_before_handler(self) -> None:
+        """A client that has left already does not get its handler started."""
+        self.transport.look()
+        self.departure.head_complete()
+        await self._leave_if_ended()
+
+    async def _leave_if_ended(self) -> None:
+        if self.departure.scope.cancel_called:
+            await trio.lowlevel.checkpoint()
+
+    async def _answer_error(self, exchange: ServedExchange, error: HTTPError) -> None:
+        if exchange.response is not None:
+            # Too late to say so: the response is cut.
+            exchange.exception = error
+            self.departure.give_up(Cause.HANDLER_FAILED)
+            return
+        # Behind a request that we do not understand, nothing is understood.
+        fields = (*TEXT, CLOSE) if isinstance(error, RequestError) else TEXT
+        await exchange.respond(error.status, fields, error_body(error.status, error.detail))
+
+    async def _handler_failed(self, exchange: ServedExchange, head: RequestHead, error: BaseException) -> None:
+        exchange.exception = error
+        if self.departure.end is not None:
+            return  # it failed while it was being stopped, or ran on without a client: the record tells
+        self.context.reporter.handler_failed(head, exchange.route, error)
+        if exchange.response is not None:
+            self.departure.give_up(Cause.HANDLER_FAILED)
+            return
+        await exchange.respond(500, TEXT, error_body(500, "the server failed to answer this request"))
+
+    async def _refuse(self, error: RequestError) -> None:
+        """Answer bytes that are not a request that we serve."""
+        await self._answer_error(self._begin_exchange(None), error)
+
+    async def _read_rest_of_request(self) -> None:
+        """Read and throw away what the handler left of the body, up to a bound, to keep the connection."""
+        left = self.context.limits.unread_body
+        try:
+            while self.engine.keeps_alive and not self.engine.request_complete and left > 0:
+                event = await self.reader.body_event()
+                if isinstance(event, BodyPart):
+                    left -= len(event.data)
+        except RequestError:
+            pass  # its answer is out already; the engine is not reusable any more
+
+    # While an exchange is under way
+
+    def must_close_after(self, exchange: ServedExchange) -> bool:
+        """True if the response must announce the connection's end."""
+        return (
+            self._draining
+            or self.engine.client_awaits_continue  # it may send its body all the same, or not: nobody can tell
+            or exchange.request_bytes_left > self.context.limits.unread_body
+        )
+
+    def _start_clocks(self, endpoint: Endpoint) -> None:
+        deadline = endpoint.rules.deadline
+        if deadline is None:
+            deadline = self.context.deadlines.handler
+        if deadline < math.inf:
+            self._handler_deadline.set(trio.current_time() + deadline)
+        self.look_for_unread_bytes_later()
+
+    def exchange_completed(self, exchange: ServedExchange) -> None:
+        """The response was handed whole to the transport."""
+        self._handler_deadline.stop()
+        self._unread_timer.stop()
+        self.transport.unwatch_unread()
+        if self.context.reporter.wants_completed:
+            self.context.reporter.completed(exchange.completed_record())
+
+    def look_for_unread_bytes_later(self) -> None:
+        """The handler runs, or has just read some of the body and may do something else now."""
+        self._unread_timer.set(trio.current_time() + UNREAD_AFTER)
+
+    def _bytes_may_lie_unread(self) -> None:
+        self.transport.watch_unread(self._bytes_lie_unread)
+
+    def _bytes_lie_unread(self) -> None:
+        if self.reader.waiting:
+            return
+        try:
+            self.transport.absorb()
+        except HungUp as error:
+            self.departure.hung_up(error.cause)
+
+    def _handler_too_slow(self) -> None:
+        self.departure.give_up(Cause.DEADLINE)
+
+    def _probe(self) -> None:
+        assert self.exchange is not None, "a FIN between exchanges is not judged"
+        self.exchange.send_continue()
+
+    def _unwind_overdue(self) -> None:
+        if self.exchange is not None and self._task is not None:
+            self.context.reporter.unwind_overdue(
+                self.exchange.head, self.exchange.route, self.context.deadlines.unwind, stack_of(self._task)
+            )
+
+    def _situation(self) -> tuple[Phase, ClientRules]:
+        """What the lifecycle must know to judge."""
+        exchange, rules = self.exchange, self._rules
+        return self.phase, ClientRules(
+            half_close=rules.half_close or self.context.half_close,
+            disconnect=rules.disconnect,
+            http_version=exchange.head.http_version if exchange is not None and exchange.has_head else "1.1",
+        )
+
+    @property
+    def phase(self) -> Phase:
+        """How far the current exchange has come; IDLE or HEAD where there is none yet."""
+        if self.exchange is not None:
+            return self.exchange.phase
+        return Phase.IDLE if self.reader.head_begun_at is None else Phase.HEAD
+
+    @property
+    def _rules(self) -> Rules:
+        if self.exchange is not None and self.exchange.endpoint is not None:
+            return self.exchange.endpoint.rules
+        return self.context.application.rules
+
+    # When the server stops
+
+    def drain(self) -> None:
+        """Take no further exchange: end now if there is none, else after the current one."""
+        self._draining = True
+        if self.phase is Phase.IDLE:
+            self.departure.give_up(Cause.DRAIN)
+
+    def stop(self) -> None:
+        """The drain's deadline has passed: cancel what still runs."""
+        self.departure.give_up(Cause.DRAIN)
+
+    # The end
+
+    def _broke_out(self, error: BaseException) -> None:
+        """Something came out of the scope that is not our own cancellation."""
+        if self.departure.end is None:
+            if isinstance(error, Exception):
+                self.context.reporter.internal_error(error)
+                self.departure.give_up(Cause.HANDLER_FAILED)
+            else:
+                self.departure.give_up(Cause.DRAIN)  # the whole server is being cancelled
+        if self.exchange is not None:
+            self.exchange.exception = self.exchange.exception or without_cancellations(error)
+
+    async def _conclude(self) -> None:
+        """Settle what is owed: an answer, the close, the record. In this order."""
+        exchange, end = self.exchange, self.departure.end
+        if end is not None and end.phase is Phase.HEAD:
+            exchange = self._begin_exchange(None)
+        try:
+            if end is None:
+                await self._linger()
+            elif exchange is not None and exchange.completed_at is None and answer_is_owed(end):
+                status = DEFAULT.status(end.phase, end.cause)
+                assert status is not None, "where an answer is owed there is a status code"
+                if exchange.answer_now(status, (*TEXT, CLOSE), error_body(status, _WHY[end.cause])):
+                    await self._linger()
+        finally:
+            self._close(exchange)
+            if exchange is not None and end is not None and exchange.completed_at is None:
+                policy = self._rules.status
+                status = self._abandoned_status(policy, end)
+                record = exchange.abandoned_record(end, status, self.departure.unacked_bytes)
+                await self.context.reporter.abandoned(record)
+
+    async def _linger(self) -> None:
+        """Let the client read our answer before the close.
+
+        If unread bytes lie in the socket when it is closed, the system sends a RST, which can destroy an answer that
+        is still on its way (RFC 9112 §9.6). So say that we are done, and read on for a while.
+        """
+        try:
+            if self.engine.request_complete and self.transport.receive_nowait() is None:
+                return
+            self.transport.send_eof()
+            with trio.move_on_after(self.context.deadlines.linger):
+                while self.transport.receive_nowait() != b"":
+                    await self.transport.wait_readable()
+        except (HungUp, Interrupted):
+            return
+
+    def _close(self, exchange: ServedExchange | None) -> None:
+        self._handler_deadline.discard()
+        self._unread_timer.discard()
+        self.departure.discard()
+        self.reader.discard()
+        self.sender.discard()
+        if exchange is not None and exchange.is_cut and self._must_reset():
+            self.transport.reset()
+        else:
+            self.transport.close()
+
+    def _must_reset(self) -> bool:
+        """True if a regular close after a cut response would do harm.
+
+        It would look like the response's regular end, where that has no other; and to a client that takes nothing,
+        what is queued for it would stay in the kernel's memory.
+        """
+        end = self.departure.end
+        return self.engine.closing_ends_response or (end is not None and end.cause in CLIENT_SLOW)
+
+    def _abandoned_status(self, policy: StatusPolicy, end: End) -> int:
+        try:
+            status = policy.status(end.phase, end.cause)
+        except Exception as error:
+            self.context.reporter.status_policy_failed(error)
+            status = DEFAULT.cells.get((end.phase, end.cause))
+        return 500 if status is None else status
+
+
+_WHY = {
+    Cause.READ_TIMEOUT: "the request took too long to arrive",
+    Cause.DEADLINE: "the request took too long to handle",
+    Cause.DRAIN: "the server is stopping",
+    Cause.HANDLER_FAILED: "the server failed to answer this request",
+}
+
+
+def _check_size(head: RequestHead, max_body: float) -> None:
+    """Refuse a body that is announced as too large, before a byte of it is read."""
+    if head.content_length is not None and head.content_length > max_body:
+        raise RequestError(413, f"the request body is larger than {max_body:.0f} bytes")
+
+
+def without_cancellations(error: BaseException) -> BaseException | None:
+    """What remains of an exception if trio's cancellations are taken out of it; None if nothing does."""
+    if isinstance(error, trio.Cancelled):
+        return None
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1]
+    return error

@@ -1,0 +1,61 @@
+"""What all connections of one server share, as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from trioserve.core.application import Application
+from trioserve.core.engine import Engine
+from trioserve.core.lifecycle import HalfClose
+from trioserve.core.limits import Deadlines, Limits
+from trioserve.core.messages import RequestHead
+from trioserve.core.records import Abandoned, Completed
+
+
+class Reporter(Protocol):
+    """Where connections tell what has happened. No method raises; none but `abandoned` may wait."""
+
+    @property
+    def wants_completed(self) -> bool:
+        """False if nobody observes completed exchanges: then their records are not even built."""
+        ...
+
+    def completed(self, record: Completed) -> None: ...
+
+    async def abandoned(self, record: Abandoned) -> None:
+        """Tell everybody, the hooks included. Bounded in time, also when the caller is being cancelled."""
+        ...
+
+    def handler_failed(self, head: RequestHead | None, route: str | None, error: BaseException) -> None:
+        """A handler raised while its client was there."""
+        ...
+
+    def unwind_overdue(self, head: RequestHead | None, route: str | None, seconds: float, stack: str) -> None:
+        """A cancelled handler has been unwinding for `seconds` and has not ended."""
+        ...
+
+    def status_policy_failed(self, error: Exception) -> None:
+        """A user's `abandoned_status` function raised, or returned what is no status code; the default was used."""
+        ...
+
+    def internal_error(self, error: BaseException) -> None:
+        """Trioserve itself made a mistake."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What all connections of one server share."""
+
+    application: Application
+    new_engine: Callable[[], Engine]
+    reporter: Reporter
+    limits: Limits
+    deadlines: Deadlines
+    half_close: HalfClose
+    threads: trio.CapacityLimiter  # for plain `def` handlers
+    date: Callable[[], bytes]  # the Date field's value now (RFC 9110 §6.6.1)

@@ -1,0 +1,134 @@
+"""Departure: hears that the client has left or that we give up, asks the lifecycle, and carries out its verdict.
+
+The one place that cancels a handler. It is told by the transport's watch, by a failed send or receive, by the reader
+at the end of the input, by timers, and by a server that stops; all of that happens between two steps of the
+scheduler, and nothing here waits.
+
+Carrying out CANCEL means: the connection's scope is cancelled, with the reason; every wait on the transport ends,
+even inside a user's shield, so that no shielded send can outlive the client; and a timer starts, at whose end a
+handler that is still unwinding is reported. It is never cut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import trio
+
+from trioserve.connection.timers import Timers
+from trioserve.connection.transport import Transport
+from trioserve.core.errors import ClientGone
+from trioserve.core.lifecycle import Cause, ClientRules, End, Lifecycle, Phase, Verdict
+
+
+class Departure:
+    """The end of one connection, before and after it has come.
+
+    Args:
+        situation: tells the current phase and the rules in force.
+        probe: sends 100 Continue without waiting.
+        overdue: reports a handler that takes longer than `unwind` seconds to end after its cancellation.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        timers: Timers,
+        *,
+        situation: Callable[[], tuple[Phase, ClientRules]],
+        probe: Callable[[], None],
+        overdue: Callable[[], None],
+        unwind: float,
+    ) -> None:
+        self.scope = trio.CancelScope()
+        self._transport = transport
+        self._lifecycle = Lifecycle()
+        self._situation = situation
+        self._probe = probe
+        self._overdue = overdue
+        self._unwind = unwind
+        # Due at the end of a Grace, and then again when unwinding has taken too long.
+        self._timer = timers.timer(self._time_is_up)
+        # What was sent and not acknowledged when the end was noticed.
+        self.unacked_bytes: int | None = None
+
+    @property
+    def end(self) -> End | None:
+        """The decisive event; None while all is well."""
+        return self._lifecycle.ended
+
+    @property
+    def discarding(self) -> bool:
+        """True while the client is gone and the handler may run on: what it sends is thrown away."""
+        return self.end is not None and not self.scope.cancel_called
+
+    def hung_up(self, cause: Cause) -> None:
+        """Out-of-band news of the peer: from the watch, or from a failed send or receive."""
+        phase, rules = self._situation()
+        self._carry_out(self._lifecycle.peer_hung_up(cause, phase, trio.current_time(), rules), rules)
+
+    def head_complete(self) -> None:
+        """A handler is about to start: is there news of the peer that was not judged yet?"""
+        phase, rules = self._situation()
+        self._carry_out(self._lifecycle.head_complete(phase, trio.current_time(), rules), rules)
+
+    def input_ended(self) -> None:
+        """The reader needed more and met the peer's FIN."""
+        phase, rules = self._situation()
+        self._carry_out(self._lifecycle.input_ended(phase, trio.current_time(), rules), rules)
+
+    def give_up(self, cause: Cause) -> None:
+        """We end it."""
+        phase, rules = self._situation()
+        self._carry_out(self._lifecycle.gave_up(cause, phase, trio.current_time()), rules)
+
+    async def checkpoint(self) -> None:
+        """Where an end has come, leave the handler: by its cancellation, or by an error if a shield holds that off.
+
+        Raises:
+            trio.Cancelled: the usual way.
+            ClientGone: inside a shield.
+        """
+        await trio.lowlevel.checkpoint()
+        if self.scope.cancel_called:
+            raise ClientGone(self._reason())
+
+    def discard(self) -> None:
+        """The connection is over: no timer of ours will be due."""
+        self._timer.discard()
+
+    def _carry_out(self, verdict: Verdict, rules: ClientRules) -> None:
+        match verdict:
+            case Verdict.NOTHING:
+                return
+            case Verdict.PROBE:
+                self._probe()
+            case Verdict.CANCEL:
+                self._note_unacked()
+                self._cancel()
+            case Verdict.DISCARD:
+                self._note_unacked()
+                if rules.disconnect.seconds < math.inf:
+                    self._timer.set(trio.current_time() + rules.disconnect.seconds)
+
+    def _note_unacked(self) -> None:
+        if self.unacked_bytes is None:
+            self.unacked_bytes = self._transport.unacked_bytes()
+
+    def _cancel(self) -> None:
+        self.scope.cancel(reason=self._reason())
+        self._transport.interrupt()
+        self._timer.set(trio.current_time() + self._unwind)
+
+    def _time_is_up(self) -> None:
+        if self.scope.cancel_called:
+            self._overdue()
+        else:
+            self._cancel()
+
+    def _reason(self) -> str:
+        assert self.end is not None
+        cause, phase, _ = self.end
+        who = "the client left or was too slow" if cause.by == "client" else "the server gave up"
+        return f"{who}: {cause} in phase {phase}"

@@ -1,0 +1,304 @@
+"""Exchange: one request and its response, as the application handles it and as the records tell it.
+
+`ServedExchange` is the one implementation of `core.application.Exchange`. It holds what belongs to this exchange
+alone; the connection's reader, sender, engine and departure do the work. Its phase is not stored but computed, from
+facts each of which has one home: the engine knows whether the request is complete, the sender how many bytes of the
+response are out, and the exchange the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import trio
+
+from trioserve.core.application import Endpoint, T
+from trioserve.core.engine import NO_CONTENT
+from trioserve.core.errors import ClientGone, RequestError, ResponseError
+from trioserve.core.lifecycle import End, Phase, outcome_of, phase_of
+from trioserve.core.messages import BodyPart, Field, RequestHead, ResponseHead, Wire
+from trioserve.core.records import Abandoned, ClientAddress, Completed
+
+if TYPE_CHECKING:
+    from trioserve.connection.connection import Connection
+
+_CONTINUE = 100
+# Whoever gets this far holds a token of the server's own limiter.
+_NO_LIMIT = trio.CapacityLimiter(math.inf)
+
+
+class ServedExchange:
+    """One exchange of one connection.
+
+    Args:
+        head: None if no head was understood, which is so for exchanges that end in phase HEAD.
+        endpoint: None exactly if `head` is None.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        number: int,
+        head: RequestHead | None,
+        endpoint: Endpoint | None,
+        started_at: float,
+    ) -> None:
+        self._connection = connection
+        self._head = head
+        self.number = number
+        self.endpoint = endpoint
+        self.started_at = started_at
+        # Content that had arrived with the head; taken from the engine so that it knows whether more is to come.
+        self._early_parts: deque[bytes] = deque()
+        self._request_bytes = 0
+        self._handler_started = False
+        # The handler came to its end by itself: it returned, or gave its whole response.
+        self._handler_returned = False
+        # What it raised instead, if that was not a cancellation.
+        self.exception: BaseException | None = None
+        # The response as begun by the application, and the size of its head on the wire.
+        self.response: ResponseHead | None = None
+        self._response_head_size = 0
+        # When the response was handed whole to the transport; None before that.
+        self.completed_at: float | None = None
+
+    # What the application asks
+
+    @property
+    def head(self) -> RequestHead:
+        assert self._head is not None, "an exchange without a head never reaches the application"
+        return self._head
+
+    @property
+    def has_head(self) -> bool:
+        """False for an exchange whose head was never understood."""
+        return self._head is not None
+
+    @property
+    def client(self) -> ClientAddress | None:
+        return self._connection.transport.client
+
+    @property
+    def max_body(self) -> float:
+        limit = self.endpoint.rules.max_body if self.endpoint is not None else None
+        return self._connection.context.limits.body if limit is None else limit
+
+    def content_allowed(self, status: int) -> bool:
+        return self._connection.engine.content_allowed(status)
+
+    # The request's content
+
+    def handler_starts(self) -> None:
+        self._handler_started = True
+
+    async def run_in_thread(self, function: Callable[[], T]) -> T:
+        async with self._connection.context.threads:
+            self.handler_starts()
+            return await trio.to_thread.run_sync(function, limiter=_NO_LIMIT)
+
+    def take_early_parts(self) -> None:
+        """Take from the engine what content it has already.
+
+        Raises:
+            RequestError: the content is malformed.
+        """
+        engine = self._connection.engine
+        while isinstance(event := engine.next_event(), BodyPart):
+            self._count(event.data)
+            self._early_parts.append(event.data)
+
+    async def receive_part(self) -> bytes:
+        if self.completed_at is not None:
+            raise ClientGone("this exchange is over; its body can no longer be read")
+        if self._early_parts:
+            return self._early_parts.popleft()
+        if self._connection.engine.request_complete:
+            return b""
+        if self._connection.engine.client_awaits_continue:
+            self.send_continue()
+        event = await self._connection.reader.body_event()
+        self._connection.look_for_unread_bytes_later()
+        if not isinstance(event, BodyPart):
+            return b""
+        self._count(event.data)
+        return event.data
+
+    def _count(self, data: bytes) -> None:
+        self._request_bytes += len(data)
+        if self._request_bytes > self.max_body:
+            raise RequestError(413, f"the request body is larger than {self.max_body:.0f} bytes")
+
+    def send_continue(self) -> None:
+        """Send 100 Continue, without waiting: because the client waits for it, or as the probe after a FIN."""
+        self._connection.sender.interim_now(self._connection.engine.interim(_CONTINUE))
+
+    # The response
+
+    async def respond(self, status: int, fields: Sequence[Field], body: bytes) -> None:
+        if status not in NO_CONTENT and _content_length(fields) is None:
+            fields = [*fields, (b"content-length", b"%d" % len(body))]
+        head = self._begin(status, fields)
+        wire = self._connection.engine.respond(head, body)
+        self._begun(head, len(wire.prefix))
+        self._handler_returned = True
+        await self._connection.sender.send(wire)
+        self._complete_unless_ended()
+
+    def answer_now(self, status: int, fields: Sequence[Field], body: bytes) -> bool:
+        """Offer a whole response once, without waiting, when the exchange has ended; says whether it got out."""
+        head = self._begin(status, (*fields, (b"content-length", b"%d" % len(body))))
+        wire = self._connection.engine.respond(head, body)
+        self._begun(head, len(wire.prefix))
+        if not self._connection.sender.send_now(wire):
+            return False
+        self._complete()
+        return True
+
+    async def start_response(self, status: int, fields: Sequence[Field]) -> None:
+        head = self._begin(status, fields)
+        data = self._connection.engine.start_response(head)
+        self._begun(head, len(data))
+        await self._connection.sender.send(Wire(data, b"", b""))
+
+    async def send_part(self, data: bytes) -> None:
+        response = self._response_in_progress()
+        # Before the part and not after it: nothing may be written once the client is known to be gone.
+        await trio.lowlevel.checkpoint()
+        if data and self.content_allowed(response.status):
+            await self._connection.sender.send(self._connection.engine.send_part(data))
+
+    async def end_response(self) -> None:
+        self._response_in_progress()
+        data = self._connection.engine.end_response()
+        self._handler_returned = True
+        await self._connection.sender.send(Wire(data, b"", b""))
+        self._complete_unless_ended()
+
+    def _begin(self, status: int, fields: Sequence[Field]) -> ResponseHead:
+        if self.response is not None:
+            raise ResponseError("a response was begun already; an exchange has exactly one")
+        fields = [*fields, (b"date", self._connection.context.date())]
+        if self._connection.must_close_after(self):
+            fields.append((b"connection", b"close"))
+        return ResponseHead(status, fields)
+
+    def _begun(self, head: ResponseHead, head_size: int) -> None:
+        self.response = head
+        self._response_head_size = head_size
+
+    def _response_in_progress(self) -> ResponseHead:
+        if self.response is None or self.completed_at is not None:
+            raise ResponseError("there is no response in progress: start one first, and send nothing after its end")
+        return self.response
+
+    def _complete_unless_ended(self) -> None:
+        # If the client left and the handler ran on, the response was thrown away.
+        if self._connection.departure.end is None:
+            self._complete()
+
+    def _complete(self) -> None:
+        self.completed_at = trio.current_time()
+        self._connection.exchange_completed(self)
+
+    # How the handler ended
+
+    def handler_returned(self) -> None:
+        self._handler_returned = True
+
+    # What the records tell
+
+    @property
+    def phase(self) -> Phase:
+        sender = self._connection.sender
+        return phase_of(
+            head_begun=True,
+            head_complete=self._head is not None,
+            request_complete=self._connection.engine.request_complete,
+            handler_started=self._handler_started,
+            response_begun=self.response is not None,
+            response_head_sent=self.response is not None and sender.response_bytes >= self._response_head_size,
+            response_complete=self.completed_at is not None,
+        )
+
+    @property
+    def request_bytes_left(self) -> float:
+        """How much content the client has still to send, as far as is known."""
+        engine, expected = self._connection.engine, self._head.content_length if self._head else 0
+        if engine.request_complete or expected is None:
+            return 0
+        return expected - self._request_bytes
+
+    @property
+    def sent_status(self) -> int | None:
+        """The status code on the wire; None if not one byte of the response was sent."""
+        if self.response is None or self._connection.sender.response_bytes <= 0:
+            return None
+        return self.response.status
+
+    @property
+    def is_cut(self) -> bool:
+        """True if a response was begun and not all of it was handed over."""
+        return self.response is not None and self.completed_at is None
+
+    @property
+    def route(self) -> str | None:
+        return self.endpoint.name if self.endpoint is not None else None
+
+    def completed_record(self) -> Completed:
+        assert self.completed_at is not None
+        assert self.response is not None
+        return Completed(
+            status=self.response.status,
+            method=self._head.method if self._head else None,
+            target=self._head.target if self._head else None,
+            route=self.route,
+            http_version=self._head.http_version if self._head else None,
+            headers=self._head.headers if self._head else None,
+            client=self.client,
+            connection_id=self._connection.id,
+            exchange_number=self.number,
+            request_body_bytes=self._request_bytes,
+            response_body_bytes=self._connection.sender.content_bytes,
+            started_at=self.started_at,
+            duration=self.completed_at - self.started_at,
+        )
+
+    def abandoned_record(self, end: End, status: int, unacked_bytes: int | None) -> Abandoned:
+        cause, phase, noticed_at = end
+        return Abandoned(
+            status=status,
+            phase=phase,
+            cause=cause,
+            by=cause.by,
+            sent_status=self.sent_status,
+            outcome=outcome_of(
+                started=self._handler_started, returned=self._handler_returned, exception=self.exception
+            ),
+            method=self._head.method if self._head else None,
+            target=self._head.target if self._head else None,
+            route=self.route,
+            http_version=self._head.http_version if self._head else None,
+            headers=self._head.headers if self._head else None,
+            client=self.client,
+            connection_id=self._connection.id,
+            exchange_number=self.number,
+            request_body_bytes=self._request_bytes,
+            request_body_expected=self._head.content_length if self._head else None,
+            response_body_bytes=self._connection.sender.content_bytes if self.response else 0,
+            response_body_expected=_content_length(self.response.fields) if self.response else None,
+            unacked_bytes=unacked_bytes,
+            started_at=self.started_at,
+            noticed_at=noticed_at,
+            unwound_at=trio.current_time(),
+            exception=self.exception,
+        )
+
+
+def _content_length(fields: Sequence[Field]) -> int | None:
+    for name, value in fields:
+        if name.lower() == b"content-length":
+            return int(value)
+    return None

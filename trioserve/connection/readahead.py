@@ -1,0 +1,177 @@
+"""ReadAhead: hangup news for a transport that has none of its own, by reading before anybody asks.
+
+The portable fallback for the hangup watch, with the same contract: where the kernel cannot tell of a hangup without a
+read (everywhere but on Linux, and over generic streams), a task per connection, the pump, reads into a bounded spool
+and so meets the peer's FIN. Who reads: the pump, and nobody else; the connection takes its bytes from the spool.
+
+What it costs, and why it is not the default: a task and a hand-over for each request, and the FIN stands behind the
+bytes that were sent before it, so it is seen only as far as the spool reaches. To begin with that is READ_AHEAD
+bytes, so that the client still feels a handler that does not read its body; when the connection says so (`absorb`),
+all that the spool's own limit and the server's budget allow. And a reset that follows a FIN wakes nobody who reads,
+so after a FIN the pump looks for it every AFTER_FIN seconds.
+"""
+
+from __future__ import annotations
+
+import math
+
+import trio
+
+from trioserve.connection.spool import Spool
+from trioserve.connection.transport import HungUp, Interrupted, OnBytes, OnHangup, Transport
+from trioserve.core.lifecycle import Cause
+from trioserve.core.records import ClientAddress
+
+READ_AHEAD = 65_536
+"""How many bytes are read before anybody asks: a pipelined head or two, and a FIN behind them."""
+
+AFTER_FIN = 0.02
+"""Seconds between two looks for a reset after a FIN: rare (only half_close "finish" and "probe" get there), cheap (one
+recv), and quick enough for a person."""
+
+
+class ReadAhead:
+    """`Transport` around another one. `pump` must be running for it to receive anything."""
+
+    def __init__(self, transport: Transport, spool: Spool) -> None:
+        self._transport = transport
+        self._spool = spool
+        self._on_hangup: OnHangup | None = None
+        # How the stream ended, once the pump has met its end. FIN may still become RESET.
+        self._end: Cause | None = None
+        # How far the pump reads ahead, in bytes.
+        self._reach: float = READ_AHEAD
+        # Set when the spool has bytes again or the end is known; replaced by the one who waits to receive.
+        self._news = trio.Event()
+        # Set when the pump may have something to do again; replaced by the pump when it has nothing to do.
+        self._wanted = trio.Event()
+        self._interruptions = 0
+        self._closed = False
+
+    @property
+    def client(self) -> ClientAddress | None:
+        return self._transport.client
+
+    async def pump(self) -> None:
+        """Read until there is nothing more to hear. Ends by itself when the transport is closed."""
+        while not self._closed and self._end in (None, Cause.FIN):
+            try:
+                if self._may_read():
+                    await self._transport.wait_readable()
+                    self._read()
+                elif self._end is Cause.FIN:
+                    await self._rest(AFTER_FIN)
+                    self._read()
+                else:
+                    await self._rest(math.inf)
+            except Interrupted:
+                continue
+
+    def _may_read(self) -> bool:
+        return self._end is None and self._spool.size < self._reach and self._spool.has_room()
+
+    async def _rest(self, seconds: float) -> None:
+        self._wanted = trio.Event()
+        with trio.move_on_after(seconds):
+            await self._wanted.wait()
+
+    def _read(self) -> None:
+        if self._closed:
+            return
+        try:
+            data = self._transport.receive_nowait()
+        except HungUp as error:
+            self._ended(error.cause)
+            return
+        if data:
+            self._spool.put(data)
+            self._news.set()
+        elif data is not None and self._end is None:
+            self._ended(Cause.FIN)
+
+    def _ended(self, cause: Cause) -> None:
+        self._end = cause
+        self._news.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._end is not None and self._on_hangup is not None:
+            self._on_hangup(self._end)
+
+    def receive_nowait(self) -> bytes | None:
+        data = self._spool.take()
+        if data is not None:
+            self._wanted.set()
+            return data
+        match self._end:
+            case None:
+                return None
+            case Cause.FIN:
+                return b""
+            case cause:
+                raise HungUp(cause)
+
+    async def wait_readable(self) -> None:
+        if self._spool.size or self._end is not None:
+            await trio.lowlevel.checkpoint()
+            return
+        interruptions = self._interruptions
+        self._news = trio.Event()
+        await self._news.wait()
+        if self._interruptions != interruptions:
+            raise Interrupted
+
+    def watch(self, on_hangup: OnHangup) -> None:
+        self._on_hangup = on_hangup
+        self._tell()
+
+    def look(self) -> None:
+        # The pump may not have had its turn yet. Whatever this reads, the pump need not read.
+        while self._may_read():
+            size = self._spool.size
+            self._read()
+            if self._spool.size == size:
+                return
+
+    def watch_unread(self, on_bytes: OnBytes) -> None:
+        on_bytes()
+
+    def unwatch_unread(self) -> None:
+        self._reach = READ_AHEAD
+
+    def absorb(self) -> None:
+        # From now on the pump reads on by itself; the spool's limit and the budget decide how far.
+        self._reach = math.inf
+        self._wanted.set()
+
+    def unacked_bytes(self) -> int | None:
+        return self._transport.unacked_bytes()
+
+    def send_nowait(self, data: bytes | memoryview) -> int:
+        return self._transport.send_nowait(data)
+
+    async def wait_writable(self) -> None:
+        await self._transport.wait_writable()
+
+    def interrupt(self) -> None:
+        self._interruptions += 1
+        self._news.set()
+        self._transport.interrupt()
+
+    def send_eof(self) -> None:
+        self._transport.send_eof()
+
+    def close(self) -> None:
+        self._stop()
+        self._transport.close()
+
+    def reset(self) -> None:
+        self._stop()
+        self._transport.reset()
+
+    def _stop(self) -> None:
+        self._closed = True
+        self._on_hangup = None
+        self._spool.clear()
+        self._wanted.set()
+        self.interrupt()

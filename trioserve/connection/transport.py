@@ -1,0 +1,326 @@
+"""Transport: bytes in and out of one peer, and the news that the peer hung up.
+
+`Transport` is the interface; `SocketTransport` carries it on a raw non-blocking socket, `ReadAhead` (readahead.py)
+gives hangup news to a transport that has none of its own, and trioserve.testing has one in memory.
+
+Rules:
+
+* One task reads and one task sends, at most, at any time; trio itself enforces it (`BusyResourceError`).
+* Nothing here waits but the two `wait_` methods, and neither has a deadline of its own: the reader and the sender
+  have timers, and `interrupt` ends both waits, even inside a user's shield.
+* Foreign errors are translated here and nowhere else: whatever the system says about a peer that is gone becomes
+  `HungUp(cause)`.
+* `absorb` takes in bytes that nobody has asked for, so that a FIN behind them can arrive. Who may do that, and when,
+  is the connection's business; `Spool` holds the bytes, in order, until they are received.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from trioserve.connection.hangup import HangupWatch
+from trioserve.connection.spool import RECEIVE_SIZE, Budget, Spool
+from trioserve.core.lifecycle import Cause
+from trioserve.core.records import ClientAddress
+
+
+class HungUp(Exception):
+    """The transport is dead; `cause` says how."""
+
+    def __init__(self, cause: Cause) -> None:
+        self.cause = cause
+        super().__init__(cause)
+
+
+class Interrupted(Exception):
+    """`Transport.interrupt` was called while a task waited."""
+
+
+OnHangup = Callable[[Cause], None]
+OnBytes = Callable[[], None]
+
+
+class Transport(Protocol):
+    """Bytes in and out of one peer, and the news that the peer hung up."""
+
+    @property
+    def client(self) -> ClientAddress | None: ...
+
+    def receive_nowait(self) -> bytes | None:
+        """Bytes that have arrived; b"" at the peer's FIN; None if there is nothing yet.
+
+        Raises:
+            HungUp: the peer is gone.
+        """
+        ...
+
+    async def wait_readable(self) -> None:
+        """Wait until `receive_nowait` has something to say. Always a checkpoint.
+
+        Raises:
+            Interrupted: `interrupt` was called.
+        """
+        ...
+
+    def send_nowait(self, data: bytes | memoryview) -> int:
+        """Hand over as much of `data` as there is room for; returns how many bytes (0: no room).
+
+        Raises:
+            HungUp: the peer is gone.
+        """
+        ...
+
+    async def wait_writable(self) -> None:
+        """Wait until `send_nowait` has room. Always a checkpoint.
+
+        Raises:
+            Interrupted: `interrupt` was called.
+        """
+        ...
+
+    def watch(self, on_hangup: OnHangup) -> None:
+        """From now on call `on_hangup` when the peer hangs up: for its FIN, and again for a reset after it.
+
+        The callback comes from another task, between two steps of the scheduler, or from `look`.
+        """
+        ...
+
+    def look(self) -> None:
+        """Hear at once what the watch has to say already."""
+        ...
+
+    def watch_unread(self, on_bytes: OnBytes) -> None:
+        """Call `on_bytes` now if bytes lie unread, and again whenever more arrive; until `unwatch_unread`."""
+        ...
+
+    def unwatch_unread(self) -> None:
+        """Stop calling `on_bytes`."""
+        ...
+
+    def absorb(self) -> None:
+        """Take in what lies unread, as far as the budget allows, and keep it for `receive_nowait`.
+
+        Raises:
+            HungUp: the peer is gone.
+        """
+        ...
+
+    def unacked_bytes(self) -> int | None:
+        """Bytes sent that the peer's system has not acknowledged; None where that cannot be known."""
+        ...
+
+    def interrupt(self) -> None:
+        """End every wait on this transport with `Interrupted`."""
+        ...
+
+    def send_eof(self) -> None:
+        """Send our FIN after what was sent; receiving goes on."""
+        ...
+
+    def close(self) -> None:
+        """Close. What was sent is still delivered, if the peer wants it. Idempotent."""
+        ...
+
+    def reset(self) -> None:
+        """Close so that the peer sees the connection broken (RST), never a regular end. Idempotent."""
+        ...
+
+
+RAISED_RECEIVE_BUFFER = 4_194_304
+"""SO_RCVBUF for a connection whose client pushes while nobody reads: a client's whole send buffer fits (Linux's
+default maximum is 4 MiB), so its FIN arrives without our reading on."""
+
+_BYTES_A_ROUND = 16 * RECEIVE_SIZE
+"""How much one `absorb` reads at the most, so that one client's flood does not hold up the others."""
+
+
+class SocketTransport:
+    """`Transport` on a raw non-blocking stream socket, watched by the kernel through a `HangupWatch`.
+
+    Without a watch (`watch=None`) it works the same, but says nothing about a hangup by itself.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        client: ClientAddress | None,
+        *,
+        watch: HangupWatch | None,
+        spool: Spool,
+        receive_buffers: Budget,
+    ) -> None:
+        sock.settimeout(0)
+        self._sock = sock
+        self.client = client
+        self._watch = watch
+        self._spool = spool
+        self._receive_buffers = receive_buffers
+        self._on_hangup: OnHangup | None = None
+        self._on_bytes: OnBytes | None = None
+        # What `absorb` has claimed of the budget for a raised receive buffer; 0 while it is the system's default.
+        self._receive_buffer_claim = 0
+
+    def receive_nowait(self) -> bytes | None:
+        if self._spool.size:
+            return self._spool.take()
+        return self._receive_from_system()
+
+    def _receive_from_system(self) -> bytes | None:
+        try:
+            return self._sock.recv(RECEIVE_SIZE)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise HungUp(cause_of(error.errno)) from None
+
+    async def wait_readable(self) -> None:
+        if self._spool.size:
+            await trio.lowlevel.checkpoint()
+            return
+        try:
+            await trio.lowlevel.wait_readable(self._sock)
+        except trio.ClosedResourceError:
+            raise Interrupted from None
+
+    def send_nowait(self, data: bytes | memoryview) -> int:
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise HungUp(cause_of(error.errno)) from None
+
+    async def wait_writable(self) -> None:
+        try:
+            await trio.lowlevel.wait_writable(self._sock)
+        except trio.ClosedResourceError:
+            raise Interrupted from None
+
+    def watch(self, on_hangup: OnHangup) -> None:
+        self._on_hangup = on_hangup
+        if self._watch is not None:
+            self._watch.add(self._sock.fileno(), self)
+
+    def look(self) -> None:
+        if self._watch is not None:
+            self._watch.look()
+
+    def hung_up(self) -> None:
+        """The watch says so. The socket tells how, once: asking takes the pending error off it."""
+        if self._on_hangup is not None:
+            error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            self._on_hangup(cause_of(error) if error else Cause.FIN)
+
+    def bytes_arrived(self) -> None:
+        """The watch says so."""
+        if self._on_bytes is not None:
+            self._on_bytes()
+
+    def watch_unread(self, on_bytes: OnBytes) -> None:
+        self._on_bytes = on_bytes
+        if self._watch is not None:
+            self._watch.hear_bytes(self._sock.fileno())
+
+    def unwatch_unread(self) -> None:
+        if self._on_bytes is not None:
+            self._on_bytes = None
+            if self._watch is not None:
+                self._watch.hear_hangups_only(self._sock.fileno())
+
+    def absorb(self) -> None:
+        # First a larger receive buffer, and one read to reopen the window: for most clients that is enough, and
+        # their bytes stay in the kernel. Only when that fills up too do we read on.
+        if not self._receive_buffer_claim and self._receive_buffers.take(RAISED_RECEIVE_BUFFER):
+            self._receive_buffer_claim = RAISED_RECEIVE_BUFFER
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RAISED_RECEIVE_BUFFER)
+            self._absorb_once()
+            return
+        taken = 0
+        while taken < _BYTES_A_ROUND and self._window_is_closing():
+            size = self._absorb_once()
+            if not size:
+                break
+            taken += size
+
+    def _absorb_once(self) -> int:
+        if not self._spool.has_room():
+            return 0
+        data = self._receive_from_system()
+        if not data:
+            # Nothing, or the FIN itself: it stays in the socket and will be met again.
+            return 0
+        self._spool.put(data)
+        return len(data)
+
+    def _window_is_closing(self) -> bool:
+        """True if the unread bytes fill so much of the receive buffer that the peer may be unable to send its FIN."""
+        buffer = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        return self.unread_bytes() * 8 >= buffer
+
+    def unread_bytes(self) -> int:
+        """Bytes that lie in the receive buffer."""
+        return _ioctl_int(self._sock, _FIONREAD) or 0
+
+    def unacked_bytes(self) -> int | None:
+        return _ioctl_int(self._sock, _SIOCOUTQ)
+
+    def interrupt(self) -> None:
+        trio.lowlevel.notify_closing(self._sock)
+
+    def send_eof(self) -> None:
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the peer is gone already: there is nobody to tell
+
+    def close(self) -> None:
+        if self._sock.fileno() == -1:
+            return
+        trio.lowlevel.notify_closing(self._sock)
+        if self._watch is not None and self._on_hangup is not None:
+            self._watch.remove(self._sock.fileno())
+        self._on_hangup = self._on_bytes = None
+        self._spool.clear()
+        self._receive_buffers.give_back(self._receive_buffer_claim)
+        self._receive_buffer_claim = 0
+        self._sock.close()
+
+    def reset(self) -> None:
+        if self._sock.fileno() == -1:
+            return
+        if self._sock.family != socket.AF_UNIX:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+        self.close()
+
+
+_SILENCE = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN})
+_LINGER_ZERO = struct.pack("ii", 1, 0)
+
+
+def cause_of(error: int | None) -> Cause:
+    """What a socket error number says about the peer."""
+    return Cause.VANISHED if error in _SILENCE else Cause.RESET
+
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
+    # The socket ioctls SIOCINQ and SIOCOUTQ (tcp(7)) have the numbers of these terminal ones.
+    _FIONREAD, _SIOCOUTQ = termios.FIONREAD, termios.TIOCOUTQ
+
+    def _ioctl_int(sock: socket.socket, request: int) -> int | None:
+        return int.from_bytes(fcntl.ioctl(sock, request, b"\0" * 4), sys.byteorder)
+
+else:
+    _FIONREAD, _SIOCOUTQ = 0, 0
+
+    def _ioctl_int(_sock: socket.socket, _request: int) -> int | None:
+        return None
