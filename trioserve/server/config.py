@@ -1,0 +1,91 @@
+"""Config: everything that a server can be told, frozen and validated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from trioserve.connection.hangup import kernel_watch_available
+from trioserve.core.errors import ConfigError
+from trioserve.core.lifecycle import HalfClose
+from trioserve.core.limits import Deadlines, Limits
+from trioserve.observe.observer import Observer
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A TCP address to listen on, or one that is listened on. Port 0 asks the system for a free port.
+
+    Raises:
+        ConfigError: the port is not from 0 to 65535.
+    """
+
+    host: str
+    port: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port {self.port} is not from 0 to 65535")
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """The path of a Unix socket to listen on. It is made at the start and removed at the end."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+Address = TcpAddress | UnixAddress
+
+
+class HangupNews(StrEnum):
+    """Where news of a hangup comes from while nobody reads."""
+
+    KERNEL = "kernel"  # the hangup watch: Linux only, costs nothing
+    READ_AHEAD = "read-ahead"  # a task per connection that reads into a bounded spool: everywhere
+    NONE = "none"  # from nowhere: a departure is noticed when the server reads or sends. For measuring the others
+
+
+def default_hangup_news() -> HangupNews:
+    """KERNEL where there is such a thing, else READ_AHEAD."""
+    return HangupNews.KERNEL if kernel_watch_available() else HangupNews.READ_AHEAD
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything that a server can be told.
+
+    Raises:
+        ConfigError: a value is wrong; the message says which and what would be right.
+    """
+
+    # The usual port for development, on this machine only: opening it to others is a decision.
+    listen: tuple[Address, ...] = (TcpAddress("127.0.0.1", 8000),)
+    limits: Limits = field(default_factory=Limits)
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    # What nginx, Go and hyper take a FIN for.
+    half_close: HalfClose = HalfClose.ABORT
+    hangup_news: HangupNews = field(default_factory=default_hangup_news)
+    # Whether there is an access log: one line an exchange on the logger "trioserve.access".
+    access_log: bool = True
+    # Further consumers of records.
+    observers: tuple[Observer, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.listen:
+            raise ConfigError("Config.listen is empty; give at least one TcpAddress or UnixAddress")
+        # Words are accepted for the enums, as they come from a command line.
+        object.__setattr__(self, "half_close", HalfClose.of(self.half_close))
+        try:
+            object.__setattr__(self, "hangup_news", HangupNews(self.hangup_news))
+        except ValueError:
+            raise ConfigError(f"hangup_news={self.hangup_news!r}; use one of {', '.join(HangupNews)}") from None
+        if self.hangup_news is HangupNews.KERNEL and not kernel_watch_available():
+            raise ConfigError('hangup_news="kernel" needs Linux; use "read-ahead" here')

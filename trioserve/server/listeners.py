@@ -1,0 +1,141 @@
+"""Listening sockets: opened before anything is served, so that a port in use is an error at the start."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import trio
+
+from trioserve.core.errors import ConfigError
+from trioserve.core.limits import Deadlines
+from trioserve.server.config import Address, TcpAddress, UnixAddress
+
+
+async def open_listeners(addresses: Sequence[Address], backlog: int) -> list[socket.socket]:
+    """Listening, non-blocking sockets for all addresses; a host name with several addresses gives several sockets.
+
+    Raises:
+        ConfigError: an address cannot be listened on. None of the sockets is left open then.
+    """
+    with contextlib.ExitStack() as undo:
+        listeners = []
+        for address in addresses:
+            for listener in await _open(address, backlog):
+                undo.callback(close_listener, listener)
+                listeners.append(listener)
+        undo.pop_all()
+        return listeners
+
+
+async def _open(address: Address, backlog: int) -> list[socket.socket]:
+    try:
+        match address:
+            case TcpAddress(host, port):
+                return await _open_tcp(host, port, backlog)
+            case UnixAddress(path):
+                return [_open_unix(path, backlog)]
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {address}: {_why(error)}") from error
+
+
+async def _open_tcp(host: str, port: int, backlog: int) -> list[socket.socket]:
+    found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    listeners: list[socket.socket] = []
+    try:
+        for family, _, _, _, sockaddr in dict.fromkeys(found):
+            listener = socket.socket(family, socket.SOCK_STREAM)
+            listeners.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                # Each address for itself: "::" does not take the port of "0.0.0.0" as well.
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(sockaddr)
+            _listen(listener, backlog)
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def _open_unix(path: str, backlog: int) -> socket.socket:
+    _remove_stale(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(path)
+        _listen(listener, backlog)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _listen(listener: socket.socket, backlog: int) -> None:
+    listener.listen(backlog)
+    listener.settimeout(0)
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that a server which was killed has left behind; a living server's socket is left alone.
+
+    Raises:
+        OSError: the path is something else, or somebody listens on it.
+    """
+    if not Path(path).exists():
+        return
+    if not Path(path).is_socket():
+        raise FileExistsError(errno.EEXIST, "there is a file of this name that is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink()
+        else:
+            raise OSError(errno.EADDRINUSE, "another process listens on it")
+
+
+def close_listener(listener: socket.socket) -> None:
+    """Stop listening; a Unix socket's path is removed. Idempotent."""
+    if listener.fileno() == -1:
+        return
+    address = address_of(listener)
+    trio.lowlevel.notify_closing(listener)
+    listener.close()
+    if isinstance(address, UnixAddress):
+        Path(address.path).unlink(missing_ok=True)
+
+
+def address_of(listener: socket.socket) -> Address:
+    """What the socket is bound to, with the port that the system chose."""
+    name = listener.getsockname()
+    return UnixAddress(name) if listener.family == socket.AF_UNIX else TcpAddress(name[0], name[1])
+
+
+def set_options(sock: socket.socket, deadlines: Deadlines) -> None:
+    """The options of an accepted TCP socket: no delay for small writes, and silence noticed within
+    `Deadlines.vanish`.
+
+    Keepalive finds a silent peer only while nothing is unacknowledged, TCP_USER_TIMEOUT only while something is, or
+    once keepalive has sent a probe. Together they end a connection within the time: the first probe goes out after
+    half of it, further ones each sixth, and after five sixths without a sign of life the kernel gives up.
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if deadlines.vanish == float("inf"):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform == "linux":
+        vanish = deadlines.vanish
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, int(vanish / 2))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(vanish / 6)))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(vanish * 5 / 6 * 1000))
+
+
+def _why(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "the address is in use; stop whoever uses it or choose another (port 0 takes any that is free)"
+    return error.strerror or str(error)
