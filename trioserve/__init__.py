@@ -1,0 +1,53 @@
+"""trioserve: when the client goes away, the work stops at once, leaves no mess, and somebody is told the truth."""
+
+from trioserve.app.application import App
+from trioserve.app.request import Request
+from trioserve.app.response import Response
+from trioserve.core.errors import (
+    ClientGone,
+    ConfigError,
+    DropConnection,
+    HTTPError,
+    RequestError,
+    ResponseError,
+    TrioserveError,
+)
+from trioserve.core.lifecycle import CANCEL, FINISH, Cause, DisconnectPolicy, Grace, HalfClose, Outcome, Phase
+from trioserve.core.limits import Deadlines, Limits
+from trioserve.core.messages import Headers
+from trioserve.core.records import Abandoned, Completed
+from trioserve.observe.observer import Observer
+from trioserve.server.config import Config, HangupNews, TcpAddress, UnixAddress
+from trioserve.server.server import serve
+
+__all__ = [
+    "CANCEL",
+    "FINISH",
+    "Abandoned",
+    "App",
+    "Cause",
+    "ClientGone",
+    "Completed",
+    "Config",
+    "ConfigError",
+    "Deadlines",
+    "DisconnectPolicy",
+    "DropConnection",
+    "Grace",
+    "HTTPError",
+    "HalfClose",
+    "HangupNews",
+    "Headers",
+    "Limits",
+    "Observer",
+    "Outcome",
+    "Phase",
+    "Request",
+    "RequestError",
+    "Response",
+    "ResponseError",
+    "TcpAddress",
+    "TrioserveError",
+    "UnixAddress",
+    "serve",
+]
