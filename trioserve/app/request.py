@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from trioserve.core.application import Exchange
-from trioserve.core.errors import RequestError, ResponseError
+from trioserve.core.errors import HTTPError, ResponseError
 from trioserve.core.messages import Headers
 from trioserve.core.records import ClientAddress
 
@@ -79,14 +79,14 @@ class Request:
         """The body as JSON.
 
         Raises:
-            RequestError: it is not (400), or see `body`.
-            ClientGone: see the class.
+            HTTPError: it is not (400).
+            RequestError, ClientGone: as for `body`.
         """
         body = await self.body()
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise RequestError(400, f"the request body is not JSON: {error}") from None
+            raise HTTPError(400, f"the request body is not JSON: {error}") from None
 
     def stream(self) -> BodyStream:
         """The body, part by part as it arrives: `async for part in request.stream()`. Can be read once.

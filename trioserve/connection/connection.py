@@ -28,14 +28,13 @@ from trioserve.core.application import Endpoint, Rules
 from trioserve.core.errors import DropConnection, HTTPError, RequestError, ResponseError, error_body
 from trioserve.core.lifecycle import CLIENT_SLOW, Cause, ClientRules, End, Phase, answer_is_owed
 from trioserve.core.messages import BodyPart, Field, RequestHead
-from trioserve.core.status import DEFAULT, StatusPolicy
+from trioserve.core.status import DEFAULT
 
 UNREAD_AFTER = 0.25
 """Seconds for which bytes may lie unread while a handler runs, before they are taken in to let a FIN behind them
 arrive: a handler that is going to read its body has begun by then."""
 
 TEXT: tuple[Field, ...] = ((b"content-type", b"text/plain; charset=utf-8"),)
-CLOSE: Field = (b"connection", b"close")
 
 
 class Connection:
@@ -61,8 +60,8 @@ class Connection:
         # The exchange that is being served; None between exchanges and while a head arrives.
         self.exchange: ServedExchange | None = None
         self._exchanges_begun = 0
-        # The server stops: the current exchange is the last.
-        self._draining = False
+        # The current exchange is the last: the server stops, or the request was refused.
+        self._closing = False
         # The task that serves this connection, for the report of a slow unwind.
         self._task: trio.lowlevel.Task | None = None
 
@@ -93,8 +92,10 @@ class Connection:
                 return
             exchange = self._begin_exchange(head)
             await self._serve_exchange(exchange, head)
+            if self.departure.end is not None:
+                return
             await self._read_rest_of_request()
-            if self._draining or not self.engine.reusable:
+            if self._closing or not self.engine.reusable:
                 return
             self.engine.start_next_exchange()
             self.exchange = None
@@ -115,7 +116,10 @@ class Connection:
         try:
             _check_size(head, exchange.max_body)
             exchange.take_early_parts()
-            await self._last_look_before_handler()
+            self.transport.look()
+            self.departure.head_complete()
+            if self.departure.scope.cancel_called:
+                return  # a client that has left already does not get its handler started
             self._start_clocks(endpoint)
             await endpoint(exchange)
             if exchange.response is None:
@@ -128,34 +132,21 @@ class Connection:
             await self._answer_error(exchange, error)
         except (Exception, SystemExit) as error:
             # SystemExit too: a handler that calls sys.exit() ends its exchange, not the server.
-            await self._handler_failed(exchange, head, error)
-        await self._leave_if_ended()
-
-    async def _last_look_before_handler(self) -> None:
-        """A client that has left already does not get its handler started."""
-        self.transport.look()
-        self.departure.head_complete()
-        await self._leave_if_ended()
-
-    async def _leave_if_ended(self) -> None:
-        if self.departure.scope.cancel_called:
-            await trio.lowlevel.checkpoint()
+            await self._handler_failed(exchange, error)
 
     async def _answer_error(self, exchange: ServedExchange, error: HTTPError) -> None:
         if exchange.response is not None:
-            # Too late to say so: the response is cut.
-            exchange.exception = error
-            self.departure.give_up(Cause.HANDLER_FAILED)
+            await self._handler_failed(exchange, error)  # too late to say so
             return
-        # Behind a request that we do not understand, nothing is understood.
-        fields = (*TEXT, CLOSE) if isinstance(error, RequestError) else TEXT
-        await exchange.respond(error.status, fields, error_body(error.status, error.detail))
+        if isinstance(error, RequestError):
+            self._closing = True  # behind a request that we do not understand, nothing is understood
+        await exchange.respond(error.status, TEXT, error_body(error.status, error.detail))
 
-    async def _handler_failed(self, exchange: ServedExchange, head: RequestHead, error: BaseException) -> None:
+    async def _handler_failed(self, exchange: ServedExchange, error: BaseException) -> None:
         exchange.exception = error
         if self.departure.end is not None:
             return  # it failed while it was being stopped, or ran on without a client: the record tells
-        self.context.reporter.handler_failed(head, exchange.route, error)
+        self.context.reporter.handler_failed(exchange.head, exchange.route, error)
         if exchange.response is not None:
             self.departure.give_up(Cause.HANDLER_FAILED)
             return
@@ -181,7 +172,8 @@ class Connection:
     def must_close_after(self, exchange: ServedExchange) -> bool:
         """True if the response must announce the connection's end."""
         return (
-            self._draining
+            self._closing
+            or self.departure.end is not None
             or self.engine.client_awaits_continue  # it may send its body all the same, or not: nobody can tell
             or exchange.request_bytes_left > self.context.limits.unread_body
         )
@@ -256,7 +248,7 @@ class Connection:
 
     def drain(self) -> None:
         """Take no further exchange: end now if there is none, else after the current one."""
-        self._draining = True
+        self._closing = True
         if self.phase is Phase.IDLE:
             self.departure.give_up(Cause.DRAIN)
 
@@ -286,15 +278,13 @@ class Connection:
             if end is None:
                 await self._linger()
             elif exchange is not None and exchange.completed_at is None and answer_is_owed(end):
-                status = DEFAULT.status(end.phase, end.cause)
-                assert status is not None, "where an answer is owed there is a status code"
-                if exchange.answer_now(status, (*TEXT, CLOSE), error_body(status, _WHY[end.cause])):
+                status = _default_status(end)
+                if exchange.answer_now(status, TEXT, error_body(status, _WHY[end.cause])):
                     await self._linger()
         finally:
             self._close(exchange)
             if exchange is not None and end is not None and exchange.completed_at is None:
-                policy = self._rules.status
-                status = self._abandoned_status(policy, end)
+                status = self._abandoned_status(end)
                 record = exchange.abandoned_record(end, status, self.departure.unacked_bytes)
                 await self.context.reporter.abandoned(record)
 
@@ -334,13 +324,18 @@ class Connection:
         end = self.departure.end
         return self.engine.closing_ends_response or (end is not None and end.cause in CLIENT_SLOW)
 
-    def _abandoned_status(self, policy: StatusPolicy, end: End) -> int:
+    def _abandoned_status(self, end: End) -> int:
         try:
-            status = policy.status(end.phase, end.cause)
+            status = self._rules.status.status(end.phase, end.cause)
         except Exception as error:
             self.context.reporter.status_policy_failed(error)
-            status = DEFAULT.cells.get((end.phase, end.cause))
-        return 500 if status is None else status
+            status = None
+        return _default_status(end) if status is None else status
+
+
+def _default_status(end: End) -> int:
+    """The default policy's code. 500 where the table has none: then the end is a mistake of our own."""
+    return DEFAULT.cells.get((end.phase, end.cause)) or 500
 
 
 _WHY = {

@@ -33,7 +33,7 @@ class HTTPError(TrioserveError):
 
 
 class RequestError(HTTPError):
-    """The request is malformed, too large or not supported. After it the connection is closed."""
+    """The request is malformed as HTTP, too large or not supported. Answered, and then the connection is closed."""
 
 
 class ResponseError(TrioserveError):

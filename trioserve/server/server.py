@@ -69,7 +69,7 @@ async def serve(
     config = config or Config()
     listeners = await open_listeners(config.listen, int(min(config.limits.backlog, 65_535)))
     try:
-        server = _Server(app, config)
+        server = Server(app, config)
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
                 for listener in listeners:
@@ -85,7 +85,7 @@ async def serve(
             close_listener(listener)
 
 
-class _Server:
+class Server:
     """The living connections of one `serve`."""
 
     def __init__(self, app: Application, config: Config) -> None:
@@ -125,14 +125,32 @@ class _Server:
                         await trio.sleep(ACCEPT_PAUSE)
                     # Anything else (ECONNABORTED, say) is the misfortune of one client: take the next.
                     break
-                self._start(sock, peer, connections)
+                try:
+                    transport = self._transport(sock, peer)
+                except OSError:
+                    sock.close()  # the client has gone already, and the system says so when options are set
+                    continue
+                self.start(transport, connections)
 
-    def _start(self, sock: socket.socket, peer: object, connections: trio.Nursery) -> None:
-        try:
-            transport = self._transport(sock, peer, connections)
-        except OSError:
-            sock.close()  # the client has gone already, and the system says so when options are set
-            return
+    def _transport(self, sock: socket.socket, peer: object) -> Transport:
+        client = None
+        if sock.family != socket.AF_UNIX:
+            assert isinstance(peer, tuple), "the peer of an internet socket is a (host, port, ...) tuple"
+            client = (peer[0], peer[1])
+            set_options(sock, self._config.deadlines)
+        return SocketTransport(
+            sock, client, watch=self._watch, spool=self.new_spool(), receive_buffers=self._receive_buffers
+        )
+
+    def new_spool(self) -> Spool:
+        """A spool under this server's limits."""
+        return Spool(self._config.limits.spool, self._spools)
+
+    def start(self, transport: Transport, connections: trio.Nursery) -> None:
+        """Serve a transport as a connection, in the given nursery."""
+        if self._config.hangup_news is HangupNews.READ_AHEAD:
+            transport = ReadAhead(transport, self.new_spool())
+            connections.start_soon(transport.pump)
         connection = Connection(self._context, transport, self._timers, next(_connection_ids))
         # Living from now on, so that a drain which comes before the task's first step does not miss it.
         self._living.add(connection)
@@ -144,24 +162,6 @@ class _Server:
         finally:
             self._living.discard(connection)
             self._gone.unpark_all()
-
-    def _transport(self, sock: socket.socket, peer: object, connections: trio.Nursery) -> Transport:
-        client = None
-        if sock.family != socket.AF_UNIX:
-            assert isinstance(peer, tuple), "the peer of an internet socket is a (host, port, ...) tuple"
-            client = (peer[0], peer[1])
-            set_options(sock, self._config.deadlines)
-        transport = SocketTransport(
-            sock, client, watch=self._watch, spool=self._spool(), receive_buffers=self._receive_buffers
-        )
-        if self._config.hangup_news is not HangupNews.READ_AHEAD:
-            return transport
-        ahead = ReadAhead(transport, self._spool())
-        connections.start_soon(ahead.pump)
-        return ahead
-
-    def _spool(self) -> Spool:
-        return Spool(self._config.limits.spool, self._spools)
 
     async def drain(self) -> None:
         """Let the exchanges under way end; cancel them at the deadline. Their unwinding is the nursery's to await."""
