@@ -1,0 +1,54 @@
+"""The real server on connections in memory."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from trioserve.core.application import Application
+from trioserve.server.config import Config
+from trioserve.server.server import Server
+from trioserve.testing.transport import SEND_BUFFER, WINDOW, MemoryPeer, memory_connection
+
+
+class MemoryServer:
+    """A server to which clients connect in memory. Made by `memory_server`."""
+
+    def __init__(self, app: Application, config: Config, nursery: trio.Nursery) -> None:
+        self._config = config
+        self._server = Server(app, config)
+        self._nursery = nursery
+        self._ports = itertools.count(40_000)
+
+    def connect(self, *, send_buffer: int = SEND_BUFFER, window: int = WINDOW) -> MemoryPeer:
+        """A new client. `send_buffer` and `window` are bytes, for each direction."""
+        peer, transport = memory_connection(
+            self._server.new_spool(),
+            client=("198.51.100.7", next(self._ports)),
+            vanish=self._config.deadlines.vanish,
+            send_buffer=send_buffer,
+            window=window,
+        )
+        self._server.start(transport, self._nursery)
+        return peer
+
+    async def drain(self) -> None:
+        """As a server drains: see trioserve/server/server.py."""
+        await self._server.drain()
+
+
+@asynccontextmanager
+async def memory_server(app: Application, config: Config | None = None) -> AsyncIterator[MemoryServer]:
+    """Serve `app` in memory while the block runs; at its end the server drains.
+
+    Args:
+        app: an `App`, or any other `Application`.
+        config: as for `serve`; what it says of addresses has no meaning here.
+    """
+    async with trio.open_nursery() as nursery:
+        server = MemoryServer(app, config or Config(), nursery)
+        yield server
+        await server.drain()
