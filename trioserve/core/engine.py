@@ -3,17 +3,19 @@
 `Engine` is the seam; `H11Engine` is the default and the reference, and this is the only file that imports h11.
 Nothing outside knows which engine runs. One engine serves one connection, exchange after exchange.
 
-Rules of use, which keep its buffer bounded: feed `receive_data` only when `next_event` said NEED_DATA. EOF is not
-fed to the engine at all: whether an EOF is a departure is the lifecycle's judgement, and h11 does not reveal an EOF
-that stands behind pipelined bytes.
+Rules of use, which keep its buffer bounded: feed `receive_data` only when `next_event` said NEED_DATA while the request
+was not complete. EOF is not fed to the engine at all: whether an EOF is a departure is the lifecycle's judgement, and
+h11 does not reveal an EOF that stands behind pipelined bytes.
 
-h11 is lenient where a strict origin server should not be. What is added here: the limits on target (414), head and
-number of fields (431), also when everything arrives in one segment; only the versions 1.0 and 1.1 (505); and framing
-that could be read in two ways (Transfer-Encoding beside Content-Length, or from a 1.0 client) is refused with 400.
+h11 is lenient where a strict origin server should not be. What is added here: the limits on target (414), head, trailer
+section and number of fields (431), also when everything arrives in one segment; only the versions 1.0 and 1.1 (505);
+and framing that could be read in two ways (Transfer-Encoding beside Content-Length, or from a 1.0 client) is refused
+with 400.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -22,7 +24,7 @@ import h11
 
 from trioserve.core.errors import RequestError, ResponseError
 from trioserve.core.limits import Limits
-from trioserve.core.messages import BodyPart, EndOfRequest, RequestHead, ResponseHead, Wire
+from trioserve.core.messages import BodyPart, EndOfRequest, Field, RequestHead, ResponseHead, Wire
 
 
 class Waiting(Enum):
@@ -74,10 +76,11 @@ class Engine(Protocol):
         ...
 
     def respond(self, head: ResponseHead, body: bytes) -> Wire:
-        """A whole response, with a Content-Length. `body` is not sent where HTTP forbids it.
+        """A whole response, framed by its Content-Length if it has one. `body` is not sent where HTTP forbids it.
 
         Raises:
-            ResponseError: the head is malformed, or the body is not as long as its Content-Length says.
+            ResponseError: the head is malformed, or the body is not as long as its Content-Length says. Another
+                response can be sent instead.
         """
         ...
 
@@ -86,7 +89,7 @@ class Engine(Protocol):
         a Content-Length.
 
         Raises:
-            ResponseError: the head is malformed.
+            ResponseError: the head is malformed. Another response can be sent instead.
         """
         ...
 
@@ -164,21 +167,22 @@ class H11Engine:
         if kind is h11.Data:
             return BodyPart(bytes(event.data))  # type: ignore[union-attr]
         if kind is h11.EndOfMessage:
-            return EndOfRequest(event.headers)  # type: ignore[union-attr]
+            return self._end(event)  # type: ignore[arg-type]
         # PAUSED: the request is complete and what follows belongs to the next one. There is nothing to say.
         return NEED_DATA
 
     def _head(self, event: h11.Request) -> RequestHead:
         limits, fields = self._limits, event.headers
+        # First of all, since the answer to a head that is refused depends on it too.
+        self._method = event.method.decode("ascii")
         if event.http_version not in _VERSIONS:
             raise RequestError(505, "this server speaks HTTP/1.1 and HTTP/1.0")
         if len(event.target) > limits.target:
             raise RequestError(414, f"the request target is longer than {limits.target:.0f} bytes")
         if len(fields) > limits.fields:
             raise RequestError(431, f"the request has more than {limits.fields:.0f} header fields")
-        if self._fed > limits.head and _head_size(event) > limits.head:
+        if self._fed > limits.head and self._fed - len(self._h11.trailing_data[0]) > limits.head:
             raise RequestError(431, f"the request's head is larger than {limits.head:.0f} bytes")
-        self._method = event.method.decode("ascii")
         return RequestHead(
             self._method,
             event.target.decode("ascii"),
@@ -187,17 +191,25 @@ class H11Engine:
             _content_length(event),
         )
 
+    def _end(self, event: h11.EndOfMessage) -> EndOfRequest:
+        limits, trailers = self._limits, event.headers
+        if len(trailers) > limits.fields:
+            raise RequestError(431, f"the request has more than {limits.fields:.0f} trailer fields")
+        if trailers and _size(trailers) > limits.head:
+            raise RequestError(431, f"the request's trailer section is larger than {limits.head:.0f} bytes")
+        return EndOfRequest(trailers)
+
     def _refused(self, error: h11.RemoteProtocolError) -> RequestError:
         status = error.error_status_hint
-        if status == 431:
-            if self._in_request_line:
-                return RequestError(414, f"the request line is longer than {self._limits.head:.0f} bytes")
-            return RequestError(431, f"the request's head is larger than {self._limits.head:.0f} bytes")
-        return RequestError(status, str(error))
-
-    @property
-    def _in_request_line(self) -> bool:
-        return b"\n" not in self._h11.trailing_data[0]
+        if status != 431:
+            return RequestError(status, str(error))
+        # h11 holds more bytes than the limit, and they are not a whole line or section yet.
+        size = f"{self._limits.head:.0f} bytes"
+        if self._method is not None:
+            return RequestError(431, f"a chunk's first line or the trailer section is larger than {size}")
+        if b"\n" not in self._h11.trailing_data[0]:
+            return RequestError(414, f"the request line is longer than {size}")
+        return RequestError(431, f"the request's head is larger than {size}")
 
     @property
     def has_unparsed_bytes(self) -> bool:
@@ -219,12 +231,10 @@ class H11Engine:
         if self.content_allowed(head.status):
             _check_length(head, body)
         prefix = self.start_response(head)
-        if body and self.content_allowed(head.status):
-            self._send(h11.Data(data=body))
-        else:
-            body = b""
-        self._send(_END_OF_MESSAGE)
-        return Wire(prefix, body, b"")
+        if not body or not self.content_allowed(head.status):
+            return Wire(prefix + self.end_response(), b"", b"")
+        chunk_line, payload, suffix = self.send_part(body)
+        return Wire(prefix + chunk_line, payload, suffix + self.end_response())
 
     def start_response(self, head: ResponseHead) -> bytes:
         status, fields = head
@@ -232,14 +242,19 @@ class H11Engine:
             response = h11.Response(status_code=status, headers=fields, reason=_REASONS.get(status, b""))  # type: ignore[arg-type]
         except h11.LocalProtocolError as error:
             raise ResponseError(str(error)) from None
-        self._closing_ends_response = self._h11.their_http_version == b"1.0" and not _has_length(response)
+        if self._method == "CONNECT" and status < 300:
+            raise ResponseError(f"{status} to CONNECT would open a tunnel (RFC 9110 §9.3.6); this server has none")
+        version = self._h11.their_http_version
+        self._closing_ends_response = (
+            (version is None or version < b"1.1") and self.content_allowed(status) and not _has_length(response)
+        )
         return self._send(response)
 
     def send_part(self, data: bytes) -> Wire:
         parts = self._send_parts(h11.Data(data=data))
-        if len(parts) == 1:
-            return Wire(b"", data, b"")
-        return Wire(parts[0], data, parts[2])
+        if len(parts) == 3:
+            return Wire(parts[0], data, parts[2])
+        return Wire(b"", data, b"")
 
     def end_response(self) -> bytes:
         return self._send(_END_OF_MESSAGE)
@@ -274,10 +289,9 @@ class H11Engine:
         self._fed = len(self._h11.trailing_data[0])
 
 
-def _head_size(event: h11.Request) -> int:
-    """Bytes of the head as the shortest legal spelling has them: request line, field lines, empty line."""
-    line = len(event.method) + len(event.target) + len(" " + " HTTP/1.1\r\n")
-    return line + sum(len(name) + len(value) + len(":\r\n") for name, value in event.headers) + len("\r\n")
+def _size(fields: Sequence[Field]) -> int:
+    """Bytes of a section as the shortest legal spelling has them: field lines and the empty line."""
+    return sum(len(name) + len(value) + len(":\r\n") for name, value in fields) + len("\r\n")
 
 
 def _content_length(event: h11.Request) -> int | None:
@@ -299,7 +313,9 @@ def _content_length(event: h11.Request) -> int | None:
 
 
 def _has_length(response: h11.Response) -> bool:
-    return any(name == b"content-length" for name, _ in response.headers)
+    # Where a handler has set both, Transfer-Encoding prevails and h11 takes the length away.
+    names = {name for name, _ in response.headers}
+    return b"content-length" in names and b"transfer-encoding" not in names
 
 
 def _check_length(head: ResponseHead, body: bytes) -> None:
