@@ -1,0 +1,431 @@
+"""RFC 9110: what a server owes a client whatever the handler does: Date, HEAD, Expect, and errors without details."""
+
+from __future__ import annotations
+
+import email.utils
+import time
+
+import pytest
+import trio
+
+from tests.support import Cut, happens, start
+from tests.support.logs import errors, tracebacks
+from trioserve import App, Completed, HTTPError, Limits, Request, Response
+
+WAITING = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
+
+
+async def test_6_6_1_every_answer_has_one_date_of_now(nursery):
+    server = await start(nursery, some_resources())
+    client = await server.connect()
+
+    for target in ("/", "/stream", "/nowhere", "/nothing"):
+        before = int(time.time())
+        answer = await client.get(target)
+        date = answer.get("date")
+        assert date is not None
+        assert date.endswith(" GMT")
+        assert before <= email.utils.parsedate_to_datetime(date).timestamp() <= time.time()
+
+
+async def test_6_6_1_a_refusal_has_a_date_too(nursery):
+    server = await start(nursery, some_resources())
+    client = await server.ask(b"hello\r\n\r\n")
+
+    assert (await client.answer()).get("date") is not None
+
+
+@pytest.mark.parametrize("target", ["/", "/stream", "/stream-of-known-length", "/nothing", "/nowhere", "/failing"])
+async def test_9_3_2_head_has_the_fields_of_get_and_no_content(nursery, target):
+    server = await start(nursery, some_resources())
+    client = await server.connect()
+
+    got = await client.get(target)
+    head = await client.get(target, method="HEAD")
+
+    assert head.status == got.status
+    assert without_date(head.headers) == without_date(got.headers)
+    assert head.body == b""
+    # Nothing was sent behind the head: the next answer begins where the head ended.
+    assert (await client.get()).body == b"hello"
+
+
+def without_date(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in headers if name != "date"]
+
+
+async def test_9_3_2_head_writes_no_stream(nursery):
+    app = App()
+
+    async def write_body(send) -> None:
+        pytest.fail("the stream was written")
+
+    @app.get("/")
+    async def handler() -> Response:
+        return Response.stream(write_body)
+
+    server = await start(nursery, app)
+    client = await server.connect()
+
+    assert (await client.get(method="HEAD")).status == 200
+    assert (await server.records.next(Completed)).response_body_bytes == 0
+
+
+async def test_10_1_1_a_client_that_waits_hears_100_when_the_handler_first_asks_for_the_body(nursery):
+    started, may_read = trio.Event(), trio.Event()
+    app = App()
+
+    @app.post("/")
+    async def handler(request: Request) -> bytes:
+        started.set()
+        await happens(may_read.wait())
+        return await request.body()
+
+    server = await start(nursery, app)
+    client = await server.ask(WAITING)
+
+    await happens(started.wait())
+    with pytest.raises(BlockingIOError):
+        client.stream.socket._sock.recv(1)
+    may_read.set()
+    assert await client.receive() == b"HTTP/1.1 100 \r\n\r\n"
+    await client.send(b"abc")
+
+    answer = await client.answer("POST")
+    assert (answer.interim, answer.status, answer.body, answer.closes) == ([], 200, b"abc", False)
+    assert (await client.post(b"def")).body == b"def"
+
+
+async def test_10_1_1_100_is_sent_once_for_a_body_that_is_read_in_parts(nursery):
+    app = App()
+
+    @app.post("/")
+    async def handler(request: Request) -> bytes:
+        return b"".join([part async for part in request.stream()])
+
+    server = await start(nursery, app)
+    client = await server.ask(WAITING)
+
+    received = b""
+    while not received.endswith(b"\r\n\r\n"):
+        received += await client.receive()
+    for byte in b"abc":
+        await client.send(bytes([byte]))
+
+    answer = await client.answer("POST")
+    assert (answer.interim, answer.body) == ([], b"abc")
+
+
+async def test_10_1_1_a_body_that_is_there_already_needs_no_100(nursery):
+    server = await start(nursery, echo())
+    client = await server.ask(WAITING + b"abc")
+
+    answer = await client.answer("POST")
+
+    assert (answer.interim, answer.body, answer.closes) == ([], b"abc", False)
+
+
+async def test_10_1_1_a_handler_that_never_asks_sends_no_100_and_the_connection_ends(nursery):
+    """The client may send its body all the same or not; nobody can tell what its next bytes are."""
+    app = App()
+
+    @app.post("/")
+    async def handler() -> str:
+        return "not read"
+
+    server = await start(nursery, app)
+    client = await server.ask(WAITING)
+
+    answer = await client.answer("POST")
+
+    assert (answer.interim, answer.body, answer.closes) == ([], b"not read", True)
+    assert await client.is_closed()
+
+
+async def test_10_1_1_a_body_that_is_too_large_is_refused_instead_of_asked_for(nursery):
+    server = await start(nursery, echo(), limits=Limits(body=2))
+    client = await server.ask(WAITING)
+
+    answer = await client.answer("POST")
+
+    assert (answer.interim, answer.status, answer.closes) == ([], 413, True)
+    assert await client.is_closed()
+
+
+async def test_10_1_1_a_1_0_client_gets_no_100(nursery):
+    server = await start(nursery, echo())
+    client = await server.ask(WAITING.replace(b"1.1", b"1.0"))
+    await client.send(b"abc")
+
+    answer = await client.answer("POST")
+
+    assert (answer.interim, answer.body) == ([], b"abc")
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["announced", "chunked"])
+async def test_15_5_14_a_body_as_large_as_the_limit_is_served_and_one_byte_more_is_413(nursery, chunked):
+    server = await start(nursery, echo(), limits=Limits(body=1000))
+    for size, status in ((1000, 200), (1001, 413)):
+        framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % size
+        body = b"%X\r\n%b\r\n0\r\n\r\n" % (size, bytes(size)) if chunked else bytes(size)
+        client = await server.ask(b"POST / HTTP/1.1\r\nHost: test\r\n%b\r\n\r\n" % framing)
+        await client.send(body)
+
+        answer = await client.answer("POST")
+
+        assert (answer.status, answer.closes) == (status, status == 413)
+        assert (await server.records.next(Completed)).status == status
+
+
+async def test_15_5_14_a_route_may_take_larger_bodies_than_the_others(nursery):
+    app = echo()
+
+    @app.put("/", max_body=20)
+    async def handler(request: Request) -> bytes:
+        return await request.body()
+
+    server = await start(nursery, app, limits=Limits(body=10))
+
+    for method, status in (("PUT", 200), ("POST", 413)):
+        client = await server.ask(f"{method} / HTTP/1.1\r\nHost: test\r\nContent-Length: 20\r\n\r\n".encode())
+        await client.send(bytes(20))
+        assert (await client.answer()).status == status
+
+
+async def test_15_5_14_a_handler_may_answer_for_itself_that_a_body_is_too_large(nursery):
+    started = trio.Event()
+    app = App()
+
+    @app.post("/")
+    async def handler(request: Request) -> str:
+        started.set()
+        try:
+            await request.body()
+        except HTTPError as error:
+            return f"caught {error.status}"
+        raise AssertionError
+
+    server = await start(nursery, app, limits=Limits(body=10))
+    client = await server.ask(b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n")
+    await happens(started.wait())
+    await client.send(b"B\r\n%b\r\n" % bytes(11))
+
+    assert (await client.answer("POST")).body == b"caught 413"
+
+
+async def test_15_6_1_a_handler_that_raises_is_500_without_details_and_the_connection_goes_on(nursery, caplog):
+    server = await start(nursery, some_resources())
+    client = await server.connect()
+
+    answer = await client.get("/failing")
+
+    assert (answer.status, answer.closes) == (500, False)
+    assert b"secret" not in answer.body
+    assert (await client.get()).body == b"hello"
+    [error] = tracebacks(caplog)
+    assert (type(error), str(error)) == (ValueError, "secret")
+    assert len(errors(caplog)) == 1
+    assert (await server.records.next(Completed)).status == 500
+
+
+async def test_15_6_1_a_handler_that_raises_several_errors_at_once_is_500_too(nursery, caplog):
+    app = App()
+
+    @app.get("/")
+    async def handler() -> None:
+        async with trio.open_nursery() as inner:
+            inner.start_soon(fail)
+            inner.start_soon(fail)
+
+    async def fail() -> None:
+        raise ValueError
+
+    server = await start(nursery, app)
+    client = await server.connect()
+
+    assert (await client.get()).status == 500
+    assert len(tracebacks(caplog)) == 1
+
+
+@pytest.mark.parametrize("kind", [SystemExit, trio.ClosedResourceError, AssertionError, RecursionError])
+async def test_15_6_1_whatever_a_handler_raises_is_500(nursery, kind):
+    app = App()
+
+    @app.get("/")
+    async def handler() -> None:
+        raise kind
+
+    server = await start(nursery, app)
+    client = await server.connect()
+
+    assert (await client.get()).status == 500
+    assert (await client.get()).status == 500
+
+
+async def test_15_6_1_a_plain_handler_that_raises_is_500(nursery, caplog):
+    app = App()
+
+    @app.get("/")
+    def handler() -> None:
+        raise ValueError
+
+    server = await start(nursery, app)
+    client = await server.connect()
+
+    assert (await client.get()).status == 500
+    assert len(tracebacks(caplog)) == 1
+
+
+@pytest.mark.parametrize("value", [42, object, ("a", 200), {1: object}], ids=["int", "class", "tuple", "not JSON"])
+async def test_15_6_1_what_is_no_response_is_500_and_the_log_names_the_handler(nursery, caplog, value):
+    async def returns_nonsense() -> object:
+        return value
+
+    app = App()
+    app.get("/")(returns_nonsense)
+    server = await start(nursery, app)
+    client = await server.connect()
+
+    answer = await client.get()
+
+    assert (answer.status, answer.closes) == (500, False)
+    assert len(errors(caplog)) == 1
+    assert f"{__name__}.{returns_nonsense.__qualname__}" in caplog.text
+    assert (await client.get()).status == 500
+
+
+BAD_RESPONSES = {
+    "a header with a line break": lambda: Response("a", headers={"x": "b\r\nSet-Cookie: c"}),
+    "a header with a NUL": lambda: Response("a", headers={"x": "\0"}),
+    "a header beyond ISO-8859-1": lambda: Response("a", headers={"x": "☃"}),
+    "a header name with a space": lambda: Response("a", headers={"x y": "b"}),
+    "an empty header name": lambda: Response("a", headers={"": "b"}),
+    "a header that is no text": lambda: Response("a", headers={"x": 1}),
+    "a Content-Length that is too large": lambda: Response("a", headers={"content-length": "2"}),
+    "a Content-Length that is too small": lambda: Response("a", headers={"content-length": "0"}),
+    "a Content-Length that is no number": lambda: Response("a", headers={"content-length": "a"}),
+    "an interim status code": lambda: Response("a", status=100),
+    "a status code that is none": lambda: Response("a", status=1000),
+    "a stream with a bad header": lambda: Response.stream(write_nothing, headers={"x": "\n"}),
+    "a stream with a bad status code": lambda: Response.stream(write_nothing, status=0),
+}
+
+
+async def write_nothing(send) -> None:
+    pytest.fail("there is nothing to write")
+
+
+@pytest.mark.parametrize("make", BAD_RESPONSES.values(), ids=BAD_RESPONSES)
+async def test_15_6_1_a_response_that_http_cannot_carry_is_500_and_the_connection_goes_on(nursery, caplog, make):
+    app = App()
+
+    @app.get("/")
+    async def handler() -> Response:
+        return make()
+
+    @app.get("/well")
+    async def well() -> str:
+        return "well"
+
+    server = await start(nursery, app)
+    client = await server.connect()
+
+    answer = await client.get()
+
+    assert (answer.status, answer.all("set-cookie"), answer.closes) == (500, [], False)
+    assert len(errors(caplog)) == 1
+    assert (await client.get("/well")).body == b"well"
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "stream"])
+async def test_15_6_1_a_transfer_coding_set_by_the_handler_does_not_break_the_framing(nursery, whole):
+    app = App()
+
+    async def write_body(send) -> None:
+        await send("hello")
+
+    @app.get("/")
+    async def handler() -> Response:
+        headers = {"transfer-encoding": "chunked"}
+        return Response("hello", headers=headers) if whole else Response.stream(write_body, headers=headers)
+
+    server = await start(nursery, app)
+    client = await server.connect()
+
+    assert (await client.get()).body == b"hello"
+    assert (await client.get()).body == b"hello"
+
+
+async def test_15_a_handler_may_raise_any_error_status(nursery, caplog):
+    app = App()
+
+    @app.get("/{status:int}")
+    async def handler(status: int) -> None:
+        raise HTTPError(status, "because")
+
+    server = await start(nursery, app)
+    client = await server.connect()
+
+    for status in (400, 404, 418, 429, 500, 503, 599):
+        answer = await client.get(f"/{status}")
+        assert (answer.status, answer.closes) == (status, False)
+        assert b"because" in answer.body
+    assert not errors(caplog)
+
+
+async def test_15_an_error_raised_behind_the_begin_of_a_stream_cuts_it(nursery):
+    app = App()
+
+    async def write_body(send) -> None:
+        await send("part")
+        raise HTTPError(404)
+
+    @app.get("/")
+    async def handler() -> Response:
+        return Response.stream(write_body)
+
+    server = await start(nursery, app)
+    client = await server.connect()
+
+    with pytest.raises(Cut) as cut:
+        await client.get()
+    assert cut.value.answer.status == 200
+
+
+def echo() -> App:
+    app = App()
+
+    @app.post("/")
+    async def handler(request: Request) -> bytes:
+        return await request.body()
+
+    return app
+
+
+def some_resources() -> App:
+    app = App()
+
+    async def write_body(send) -> None:
+        await send("hello")
+
+    @app.get("/")
+    async def whole() -> str:
+        return "hello"
+
+    @app.get("/stream")
+    async def stream() -> Response:
+        return Response.stream(write_body)
+
+    @app.get("/stream-of-known-length")
+    async def known() -> Response:
+        return Response.stream(write_body, headers={"content-length": "5"})
+
+    @app.get("/nothing")
+    async def nothing() -> None:
+        return None
+
+    @app.get("/failing")
+    async def failing() -> None:
+        raise ValueError("secret")
+
+    return app

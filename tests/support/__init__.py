@@ -1,0 +1,22 @@
+"""What tests on real sockets need: a server that keeps its records, and a client that sees every byte.
+
+Everything that waits has a bound, so that a test whose event does not come fails and does not hang.
+"""
+
+from tests.support.client import PATIENCE, Answer, Client, Cut, connect
+from tests.support.server import Records, Running, happens, start
+from tests.support.sockets import reset, tcp_pair
+
+__all__ = [
+    "PATIENCE",
+    "Answer",
+    "Client",
+    "Cut",
+    "Records",
+    "Running",
+    "connect",
+    "happens",
+    "reset",
+    "start",
+    "tcp_pair",
+]
