@@ -1,23 +1,26 @@
-"""The command line: `trioserve run MODULE:ATTR`.
+"""The command line: `trioserve run MODULE:ATTR` and `trioserve demo`.
 
 Every option can also be given by an environment variable TRIOSERVE_... of the same name. The options for limits and
-deadlines are made from the fields of `Limits` and `Deadlines`, so there is one place where they are listed.
+deadlines are made from the fields of `Limits` and `Deadlines`, so a new field is an option by itself, and their
+defaults are written there alone.
 
-A user's mistake is one line on stderr and exit code 2, never a traceback.
+A user's mistake is one line on stderr and exit code 2, never a traceback and never a page of help.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+import io
 import logging
 import math
 import signal
 import sys
+import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 import trio
@@ -32,13 +35,45 @@ from trioserve.server.server import serve
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-DEFAULTS = Config()
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8000
+
+INTERRUPTED = 130
+"""Exit code after a Ctrl-C that struck before anything was served: 128 + SIGINT, as shells have it."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="trioserve")
-def main() -> None:
+class Commands(click.Group):
+    """A group of commands that says a user's mistake in one line."""
+
+    def main(self, *args: Any, **settings: Any) -> NoReturn:
+        """Run the command that the arguments name, and exit."""
+        try:
+            code = super().main(*args, **{**settings, "standalone_mode": False})
+        except click.ClickException as error:
+            give_up(error.format_message())
+        except ConfigError as error:
+            give_up(str(error))
+        except click.Abort:
+            sys.exit(INTERRUPTED)
+        sys.exit(code)
+
+
+def give_up(message: str) -> NoReturn:
+    """One line on stderr, exit code 2."""
+    click.echo(f"trioserve: {' '.join(message.split())}", err=True)
+    sys.exit(2)
+
+
+@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="trioserve", message="trioserve %(version)s")
+@click.pass_context
+def main(context: click.Context) -> None:
     """An HTTP/1.1 server that stops the work when the client goes away, and says so."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+# Options
 
 
 def option(name: str, **settings: Any) -> Callable[[F], F]:
@@ -47,44 +82,133 @@ def option(name: str, **settings: Any) -> Callable[[F], F]:
     return click.option(name, envvar=variable, show_envvar=True, **settings)
 
 
-def number_options(cls: type[Limits | Deadlines], prefix: str, unit: str) -> Callable[[F], F]:
-    """An option for each field of a dataclass of numbers; "inf" is a number too."""
+host_option = option(
+    "--host", multiple=True, help=f"Address or name to listen on; may be given again.  [default: {DEFAULT_HOST}]"
+)
+port_option = option(
+    "--port", type=click.IntRange(0, 65535), help=f"TCP port; 0 takes any free one.  [default: {DEFAULT_PORT}]"
+)
+
+HELP = {
+    Deadlines: {
+        "head": "For a request head to arrive, from its first byte to its last.",
+        "idle": "For the next request on a connection.",
+        "body_stall": "For the next byte of a body that the handler waits for.",
+        "send_stall": "For a blocked send to move on by one byte.",
+        "handler": "From a handler's start to its response's end; beyond it 503.",
+        "unwind": "After which a cancelled handler that still cleans up is reported.",
+        "hook": "For one call of an on_abandoned hook.",
+        "drain": "For exchanges under way when the server stops.",
+        "linger": "For a client to read an error answer before the close.",
+        "vanish": "For a peer that is silent because it has gone.",
+    },
+    Limits: {
+        "target": "Bytes in a request target; beyond it 414.",
+        "head": "Bytes in a request head; beyond it 431.",
+        "fields": "Field lines in a request head; beyond it 431.",
+        "body": "Bytes in a request body; beyond it 413.",
+        "unread_body": "Bytes of a body left unread that are thrown away to keep the connection.",
+        "spool": "Unread bytes of one client held in memory to see a FIN behind them.",
+        "spool_total": "The same for all clients together.",
+        "threads": "Worker threads for plain def handlers.",
+        "backlog": "Connections that wait to be accepted.",
+    },
+}
+
+
+def seconds(text: str) -> float:
+    """A positive number of seconds, or "inf" for ever."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    return _positive(number, f"{text!r} is not a positive number of seconds, or inf")
+
+
+def number(text: str) -> float:
+    """A positive whole number, or "inf" for no limit."""
+    try:
+        number = math.inf if text == "inf" else int(text)
+    except ValueError:
+        number = math.nan
+    return _positive(number, f"{text!r} is not a positive whole number, or inf")
+
+
+def _positive(number: float, otherwise: str) -> float:
+    if not number > 0:
+        raise click.BadParameter(otherwise)
+    return number
+
+
+def number_options(cls: type[Limits | Deadlines], prefix: str, kind: Callable[[str], float]) -> Callable[[F], F]:
+    """An option for each field of a dataclass of numbers."""
 
     def add(command: F) -> F:
         for field in reversed(dataclasses.fields(cls)):
-            default = f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+            default = f"{field.default:g}" if isinstance(field.default, float) else field.default
             command = option(
                 f"--{prefix}-{field.name.replace('_', '-')}",
-                type=float if cls is Deadlines else whole_number,
-                metavar=unit,
-                help=f"{cls.__name__}.{field.name}  [default: {default}]",
+                type=kind,
+                metavar=kind.__name__.upper(),
+                help=f"{HELP[cls][field.name]}  [default: {default}]",
             )(command)
         return command
 
     return add
 
 
-def whole_number(text: str) -> float:
-    """A whole number, or "inf" for no limit."""
-    return math.inf if text == "inf" else int(text)
+def chosen(numbers: dict[str, float | None], prefix: str) -> dict[str, float]:
+    """The fields that were given, without their prefix."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in numbers.items()
+        if name.startswith(prefix) and value is not None
+    }
+
+
+def addresses(hosts: tuple[str, ...], port: int | None, unix: tuple[str, ...]) -> tuple[Address, ...]:
+    """What to listen on: Unix sockets, and TCP if a host or port is given or there is nothing else."""
+    if not hosts and (port is not None or not unix):
+        hosts = (DEFAULT_HOST,)
+    if port is None:
+        port = DEFAULT_PORT
+    return (*(TcpAddress(host, port) for host in hosts), *(UnixAddress(path) for path in unix))
+
+
+# Commands
 
 
 @main.command()
 @click.argument("app", metavar="MODULE:ATTR")
-@option("--host", multiple=True, help="Address or name to listen on; may be given again.  [default: 127.0.0.1]")
-@option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes any free port.")
+@host_option
+@port_option
 @option(
-    "--unix", multiple=True, metavar="PATH", help="Unix socket to listen on, instead of TCP unless --host is given."
+    "--unix",
+    multiple=True,
+    metavar="PATH",
+    help="Unix socket to listen on; then TCP only if --host or --port is given.",
 )
-@option("--half-close", type=click.Choice(list(HalfClose)), default=HalfClose.ABORT, show_default=True)
-@option("--hangup-news", type=click.Choice(list(HangupNews)), default=default_hangup_news(), show_default=True)
+@option(
+    "--half-close",
+    type=click.Choice([word.value for word in HalfClose]),
+    default=HalfClose.ABORT.value,
+    show_default=True,
+    help="What a client's FIN after its request means.",
+)
+@option(
+    "--hangup-news",
+    type=click.Choice([word.value for word in HangupNews]),
+    default=default_hangup_news().value,
+    show_default=True,
+    help="Where news of a hangup comes from.",
+)
 @option("--access-log/--no-access-log", default=True, show_default=True, help="One line an exchange, on stdout.")
-@number_options(Deadlines, "deadline", "SECONDS")
-@number_options(Limits, "limit", "NUMBER")
+@number_options(Deadlines, "deadline", seconds)
+@number_options(Limits, "limit", number)
 def run(  # noqa: PLR0917 - click passes options by name
     app: str,
     host: tuple[str, ...],
-    port: int,
+    port: int | None,
     unix: tuple[str, ...],
     half_close: str,
     hangup_news: str,
@@ -97,55 +221,31 @@ def run(  # noqa: PLR0917 - click passes options by name
     SIGINT (Ctrl-C) and SIGTERM drain the server: exchanges under way may end until --deadline-drain. A second one
     cancels them at once.
     """
-    try:
-        config = Config(
-            listen=addresses(host, port, unix),
-            limits=Limits(**chosen(numbers, "limit_")),
-            deadlines=Deadlines(**chosen(numbers, "deadline_")),
-            half_close=HalfClose(half_close),
-            hangup_news=HangupNews(hangup_news),
-            access_log=access_log,
-        )
-        application = load(app)
-        log_to_console()
-        trio.run(serve_until_signal, application, config, app)
-    except ConfigError as error:
-        give_up(str(error))
-    except BaseExceptionGroup as group:
-        # The server runs in a nursery; a port in use comes out of it like this.
-        mistakes, others = group.split(ConfigError)
-        if others is not None or mistakes is None:
-            raise
-        give_up(str(first_of(mistakes)))
+    config = Config(
+        listen=addresses(host, port, unix),
+        limits=Limits(**chosen(numbers, "limit_")),
+        deadlines=Deadlines(**chosen(numbers, "deadline_")),
+        half_close=HalfClose(half_close),
+        hangup_news=HangupNews(hangup_news),
+        access_log=access_log,
+    )
+    run_server(load(app), config, app)
 
 
-def give_up(message: str) -> None:
-    """One line on stderr, exit code 2."""
-    click.echo(f"trioserve: {message}", err=True)
-    raise SystemExit(2)
+@main.command()
+@host_option
+@port_option
+def demo(host: tuple[str, ...], port: int | None) -> None:
+    """Serve an example application, and say what to try with it."""
+    # Only now: whoever runs an application of their own has no use for ours.
+    from trioserve.demo.app import app, what_to_try
+
+    run_server(
+        app, Config(listen=addresses(host, port, ())), "the demo", lambda bound: click.echo(what_to_try(str(bound[0])))
+    )
 
 
-def first_of(group: BaseExceptionGroup[ConfigError]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-def addresses(hosts: tuple[str, ...], port: int, unix: tuple[str, ...]) -> tuple[Address, ...]:
-    """What to listen on: the given hosts and sockets, or the default host if neither is given."""
-    if not hosts and not unix:
-        hosts = ("127.0.0.1",)
-    return (*(TcpAddress(host, port) for host in hosts), *(UnixAddress(path) for path in unix))
-
-
-def chosen(numbers: dict[str, float | None], prefix: str) -> dict[str, float]:
-    """The fields that were given, without their prefix."""
-    return {
-        name.removeprefix(prefix): value
-        for name, value in numbers.items()
-        if name.startswith(prefix) and value is not None
-    }
+# Finding the application
 
 
 def load(spec: str) -> Application:
@@ -154,37 +254,96 @@ def load(spec: str) -> Application:
     Raises:
         ConfigError: there is none; says why in one line.
     """
-    module_name, colon, attribute = spec.partition(":")
-    if not (module_name and colon and attribute):
+    module_name, _, attribute = spec.partition(":")
+    names = [*module_name.split("."), *attribute.split(".")]
+    if not all(name.isidentifier() for name in names) or module_name.endswith(".py"):
         raise ConfigError(f"{spec!r} is not MODULE:ATTR; for an `app = App()` in main.py it is main:app")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise ConfigError(
-                f"there is no module {module_name!r} in {Path.cwd()} or among the installed ones"
-            ) from None
-        raise ConfigError(f"cannot import {module_name!r}: {described(error)}") from error
-    except Exception as error:
-        raise ConfigError(f"cannot import {module_name!r}: {described(error)}") from error
+    found = import_module(module_name)
     for name in attribute.split("."):
         if not hasattr(found, name):
             raise ConfigError(f"module {module_name!r} has no attribute {attribute!r}")
         found = getattr(found, name)
     if not (hasattr(found, "endpoint") and hasattr(found, "hooks") and hasattr(found, "rules")):
-        raise ConfigError(f"{spec} is {type(found).__name__}, which is no application; it should be a trioserve.App")
+        raise ConfigError(f"{spec} is no application but of type {type(found).__name__}; it should be a trioserve.App")
     return found  # type: ignore[no-any-return]
 
 
-def described(error: Exception) -> str:
-    """An exception in one line, with the place where it was raised."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {' '.join(str(error).split())} ({place.filename}, line {place.lineno})"
+def import_module(name: str) -> Any:
+    """The module `name`, looked for in the current directory first.
+
+    Raises:
+        ConfigError: there is none, or it cannot be imported.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            raise ConfigError(f"there is no module {name!r} in {here} or among the installed ones") from error
+        raise ConfigError(f"cannot import {name!r}: {described(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"cannot import {name!r}: {described(error)}") from error
 
 
-def log_to_console() -> None:
-    """Access log to stdout, everything else to stderr, unless the application has set up logging itself."""
+def described(error: BaseException) -> str:
+    """An exception in one line, with the place in the user's code where it came up."""
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    place = next((frame for frame in reversed(frames) if _is_users(frame.filename)), frames[-1])
+    return f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+
+
+def _is_users(filename: str) -> bool:
+    """False for a file of the standard library, of an installed package, or of trioserve."""
+    paths = sysconfig.get_paths()
+    others = (paths["stdlib"], paths["purelib"], paths["platlib"], str(Path(__file__).parent))
+    return not filename.startswith((*others, "<frozen"))
+
+
+# Serving it
+
+
+def run_server(
+    application: Application,
+    config: Config,
+    name: str,
+    greet: Callable[[tuple[Address, ...]], None] = lambda _bound: None,
+) -> None:
+    """Serve until a signal comes. `greet` is called with the bound addresses.
+
+    Raises:
+        ConfigError: an address cannot be listened on.
+    """
+    prepare_output()
+    try:
+        trio.run(serve_until_signal, application, config, name, greet)
+    except BaseExceptionGroup as group:
+        # The server runs in a nursery; a port in use comes out of it like this.
+        mistakes, others = group.split(ConfigError)
+        if mistakes is None or others is not None:
+            raise
+        raise first_of(mistakes) from None
+
+
+def first_of(group: BaseExceptionGroup[ConfigError]) -> ConfigError:
+    """The first of the errors in a group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, ConfigError), "the group was made by split(ConfigError)"
+    return error
+
+
+def prepare_output() -> None:
+    """Access log to stdout, everything else to stderr, unless the application has set up logging itself.
+
+    And whatever is printed is seen at once, also through a pipe: a hook's `print` belongs beside the access log.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     if logging.getLogger().handlers:
         return
     root = logging.getLogger("trioserve")
@@ -203,21 +362,32 @@ def _handler(stream: Any, form: str) -> logging.Handler:
     return handler
 
 
-async def serve_until_signal(application: Application, config: Config, name: str) -> None:
+async def serve_until_signal(
+    application: Application, config: Config, name: str, greet: Callable[[tuple[Address, ...]], None]
+) -> None:
     """Serve until the first signal, then drain; cancel at the second."""
     drain = trio.Event()
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            bound = await nursery.start(
-                lambda task_status: serve(application, config, drain=drain, task_status=task_status)
-            )
-            click.echo(f"trioserve: serving {name} on {', '.join(map(str, bound))} (Ctrl-C to stop)", err=True)
-            nursery.start_soon(_drain_on_signal, signals, drain, nursery)
+        async with trio.open_nursery() as outer:
+            async with trio.open_nursery() as serving:
+                bound = await serving.start(
+                    lambda task_status: serve(application, config, drain=drain, task_status=task_status)
+                )
+                outer.start_soon(_obey, signals, drain, serving.cancel_scope)
+                click.echo(f"trioserve: serving {name} on {', '.join(map(str, bound))} (Ctrl-C to stop)", err=True)
+                greet(bound)
+            # The signals are listened to until all has unwound; one that nobody took would strike when we let go.
+            outer.cancel_scope.cancel(reason="the server has stopped")
 
 
-async def _drain_on_signal(signals: Any, drain: trio.Event, nursery: trio.Nursery) -> None:
-    await signals.__anext__()
-    click.echo("trioserve: draining; signal again to stop at once", err=True)
-    drain.set()
-    await signals.__anext__()
-    nursery.cancel_scope.cancel(reason="second signal")
+async def _obey(signals: AsyncIterator[int], drain: trio.Event, serving: trio.CancelScope) -> None:
+    """The first signal drains, the second cancels, and after that only handlers that clean up are waited for."""
+    async for _ in signals:
+        if not drain.is_set():
+            drain.set()
+            click.echo("trioserve: draining; signal again to stop at once", err=True)
+        elif not serving.cancel_called:
+            serving.cancel(reason="second signal")
+            click.echo("trioserve: stopping", err=True)
+        else:
+            click.echo("trioserve: stopping; waiting for handlers that clean up", err=True)

@@ -1,0 +1,506 @@
+"""The command line, as a user meets it: a process with arguments, an environment, signals and two output streams.
+
+Every process runs with all warnings as errors, so that whatever it leaves open or deprecated is seen in its output.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from trioserve import Deadlines, Limits
+from trioserve.cli import main
+
+PATIENCE = 30  # seconds after which a process that says nothing more has hung
+
+SHOP = """
+import trio
+from trioserve import App
+
+app = App()
+shelf = object()
+
+@app.get("/hello")
+async def hello():
+    return "hello"
+
+@app.get("/sleep")
+async def sleep():
+    print("sleep: started")
+    try:
+        await trio.sleep(30)
+    except trio.Cancelled:
+        print("sleep: cancelled")
+        raise
+
+@app.post("/order")
+async def order(request):
+    print("order: started")
+    return await request.body()
+
+@app.on_abandoned
+async def tell(event):
+    print("hook:", event.status, event.phase, event.cause, event.target)
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A directory with the application shop:app."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    return tmp_path
+
+
+class Process:
+    """A running `trioserve`, with the lines that it has printed so far."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self.process = process
+        self.stdout: list[str] = []
+        self.stderr: list[str] = []
+        self._printed = trio.lowlevel.ParkingLot()
+
+    async def collect(self, stream: trio.abc.ReceiveStream, lines: list[str]) -> None:
+        text = ""
+        async for data in stream:
+            text += data.decode()
+            *complete, text = text.split("\n")
+            lines += complete
+            self._printed.unpark_all()
+        assert text == "", "the last line is complete"
+
+    async def line(self, start: str) -> str:
+        """The first line that begins like this, as soon as it is printed."""
+        while True:
+            for line in self.stdout + self.stderr:
+                if line.startswith(start):
+                    return line
+            await self._printed.park()
+
+    async def port(self) -> int:
+        return int(re.search(r"http://127\.0\.0\.1:(\d+)", await self.line("trioserve: serving"))[1])
+
+    async def connect(self) -> trio.SocketStream:
+        return await trio.open_tcp_stream("127.0.0.1", await self.port())
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Ours, without settings that somebody may have made for a server of their own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TRIOSERVE_")} | variables
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-X", "dev", "-W", "error", "-m", "trioserve", *arguments]
+
+
+@asynccontextmanager
+async def trioserve(*arguments: str, cwd: Path, **variables: str) -> AsyncIterator[Process]:
+    """`trioserve` with these arguments and environment variables; killed at the end if it still runs."""
+    with trio.fail_after(PATIENCE):
+        started = await trio.lowlevel.open_process(
+            command(*arguments), cwd=cwd, env=environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        process = Process(started)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(process.collect, started.stdout, process.stdout)
+                nursery.start_soon(process.collect, started.stderr, process.stderr)
+                try:
+                    yield process
+                finally:
+                    if started.returncode is None:
+                        started.kill()
+        finally:
+            with trio.CancelScope(shield=True):
+                await started.wait()
+            await trio.aclose_forcefully(started.stdout)
+            await trio.aclose_forcefully(started.stderr)
+
+
+def finished(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`trioserve` with these arguments and environment variables, when it has ended."""
+    return subprocess.run(
+        command(*arguments),
+        cwd=cwd,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def request(method: str, target: str, *fields: str, body: str = "") -> bytes:
+    return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: shop", *fields, "", body]).encode()
+
+
+async def everything(stream: trio.SocketStream) -> bytes:
+    """What comes until the server closes; then the client closes too."""
+    async with stream:
+        return b"".join([data async for data in stream])
+
+
+async def answer(stream: trio.abc.Stream, data: bytes) -> str:
+    """Send a request; the status line and the body of what is answered before the server closes."""
+    await stream.send_all(data)
+    head, _, body = (await everything(stream)).decode().partition("\r\n\r\n")
+    return f"{head.splitlines()[0]} {body}".rstrip()
+
+
+CLOSE = "Connection: close"
+
+
+# trioserve run
+
+
+async def test_run_serves_the_application_and_prints_where(shop):
+    async with trioserve("run", "shop:app", "--port", "0", cwd=shop) as process:
+        line = await process.line("trioserve: serving")
+        assert re.fullmatch(
+            r"trioserve: serving shop:app on http://127\.0\.0\.1:[1-9]\d* \(Ctrl-C to stop\)",
+            line,
+        )
+        assert await answer(await process.connect(), request("GET", "/hello", CLOSE)) == "HTTP/1.1 200 OK hello"
+
+
+async def test_run_listens_on_every_host_given(shop):
+    async with trioserve(
+        "run", "shop:app", "--host", "127.0.0.1", "--host", "127.0.0.2", "--port", "0", cwd=shop
+    ) as process:
+        addresses = re.findall(r"http://([\d.]+):(\d+)", await process.line("trioserve: serving"))
+        assert [host for host, _ in addresses] == ["127.0.0.1", "127.0.0.2"]
+        for host, port in addresses:
+            stream = await trio.open_tcp_stream(host, int(port))
+            assert await answer(stream, request("GET", "/hello", CLOSE)) == "HTTP/1.1 200 OK hello"
+
+
+async def test_run_serves_a_unix_socket_and_removes_it_at_the_end(shop):
+    async with trioserve("run", "shop:app", "--unix", "s", cwd=shop) as process:
+        assert "on unix:s " in await process.line("trioserve: serving")
+        stream = await trio.open_unix_socket(shop / "s")
+        assert await answer(stream, request("GET", "/hello", CLOSE)) == "HTTP/1.1 200 OK hello"
+        process.process.send_signal(signal.SIGTERM)
+        assert await process.process.wait() == 0
+    assert not (shop / "s").exists()
+
+
+async def test_a_client_that_gives_up_cancels_the_handler_and_is_told_of_once(shop):
+    """What `curl -m 0.3` does to a handler that sleeps for 30 s, and all that is ever printed about it."""
+    async with trioserve("run", "shop:app", "--port", "0", cwd=shop) as process:
+        client = await process.connect()
+        await client.send_all(request("GET", "/sleep"))
+        await process.line("sleep: started")
+        await client.aclose()
+        await process.line("hook:")
+        process.process.send_signal(signal.SIGTERM)
+        assert await process.process.wait() == 0
+    started, cancelled, access, hook = process.stdout
+    assert (started, cancelled) == ("sleep: started", "sleep: cancelled")
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} 127\.0\.0\.1:\d+ "
+        r'"GET /sleep HTTP/1\.1" 499 0B \d+\.\dms abandoned HANDLER FIN cancelled unwind=\d+\.\dms',
+        access,
+    )
+    assert hook == "hook: 499 HANDLER FIN /sleep"
+    serving, draining = process.stderr
+    assert serving.startswith("trioserve: serving")
+    assert draining.startswith("trioserve: draining")
+
+
+async def test_the_access_log_has_a_line_for_a_completed_exchange(shop):
+    async with trioserve("run", "shop:app", "--port", "0", cwd=shop) as process:
+        await answer(await process.connect(), request("GET", "/hello?a=b", CLOSE))
+        process.process.send_signal(signal.SIGTERM)
+        await process.process.wait()
+    (line,) = process.stdout
+    assert re.fullmatch(r'\S+ \S+ 127\.0\.0\.1:\d+ "GET /hello\?a=b HTTP/1\.1" 200 5B \d+\.\dms', line)
+
+
+async def test_no_access_log_prints_nothing(shop):
+    async with trioserve("run", "shop:app", "--port", "0", "--no-access-log", cwd=shop) as process:
+        await answer(await process.connect(), request("GET", "/hello", CLOSE))
+        process.process.send_signal(signal.SIGTERM)
+        await process.process.wait()
+    assert process.stdout == []
+
+
+async def test_an_application_that_sets_up_logging_gets_the_access_log_its_own_way(shop):
+    (shop / "own.py").write_text(
+        "import logging, sys\n"
+        "logging.basicConfig(level=logging.INFO, stream=sys.stdout, format='own %(name)s')\n"
+        "from shop import app\n"
+    )
+    async with trioserve("run", "own:app", "--port", "0", cwd=shop) as process:
+        await answer(await process.connect(), request("GET", "/hello", CLOSE))
+        process.process.send_signal(signal.SIGTERM)
+        await process.process.wait()
+    assert process.stdout == ["own trioserve.access"]
+
+
+# Signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_the_first_signal_lets_an_exchange_under_way_end(shop, number):
+    async with trioserve("run", "shop:app", "--port", "0", cwd=shop) as process:
+        client = await process.connect()
+        await client.send_all(request("POST", "/order", "Content-Length: 5", body="te"))
+        await process.line("order: started")
+        process.process.send_signal(number)
+        await process.line("trioserve: draining")
+        assert (await answer(client, b"apo")) == "HTTP/1.1 200 OK teapo"
+        assert await process.process.wait() == 0
+
+
+async def test_the_second_signal_stops_at_once(shop):
+    async with trioserve("run", "shop:app", "--port", "0", cwd=shop) as process:
+        client = await process.connect()
+        await client.send_all(request("GET", "/sleep"))
+        await process.line("sleep: started")
+        process.process.send_signal(signal.SIGINT)
+        await process.line("trioserve: draining")
+        process.process.send_signal(signal.SIGINT)
+        assert (await everything(client)).startswith(b"HTTP/1.1 503 ")
+        assert await process.process.wait() == 0
+    assert "sleep: cancelled" in process.stdout
+
+
+async def test_a_third_signal_does_not_cut_a_handler_that_cleans_up(shop):
+    (shop / "careful.py").write_text(
+        "import trio\n"
+        "from trioserve import App\n"
+        "app = App()\n"
+        "@app.get('/')\n"
+        "async def handler():\n"
+        "    try:\n"
+        "        print('started')\n"
+        "        await trio.sleep_forever()\n"
+        "    finally:\n"
+        "        with trio.CancelScope(shield=True):\n"
+        "            print('cleaning up')\n"
+        "            async with await trio.open_file('told') as told:\n"
+        "                await told.read()\n"
+        "        print('clean')\n"
+    )
+    os.mkfifo(shop / "told")
+    async with (
+        trioserve("run", "careful:app", "--port", "0", cwd=shop) as process,
+        await process.connect() as client,
+    ):
+        await client.send_all(request("GET", "/"))
+        await process.line("started")
+        process.process.send_signal(signal.SIGINT)
+        await process.line("trioserve: draining")
+        process.process.send_signal(signal.SIGINT)
+        await process.line("cleaning up")
+        process.process.send_signal(signal.SIGINT)
+        await process.line("trioserve: stopping; waiting")
+        async with await trio.open_file(shop / "told", "w"):
+            pass
+        assert await process.process.wait() == 0
+    assert "clean" in process.stdout
+
+
+# The environment
+
+
+@pytest.mark.parametrize("parameter", main.commands["run"].params + main.commands["demo"].params, ids=lambda p: p.name)
+def test_every_option_has_an_environment_variable_of_its_name(parameter):
+    if parameter.name != "app":
+        assert parameter.envvar == f"TRIOSERVE_{parameter.name.upper()}"
+
+
+async def test_environment_variables_are_options(shop):
+    async with trioserve(
+        "run",
+        "shop:app",
+        cwd=shop,
+        TRIOSERVE_HOST="127.0.0.1 127.0.0.2",
+        TRIOSERVE_PORT="0",
+        TRIOSERVE_ACCESS_LOG="no",
+        TRIOSERVE_HALF_CLOSE="finish",
+        TRIOSERVE_LIMIT_BODY="3",
+        TRIOSERVE_DEADLINE_HANDLER="0.01",
+    ) as process:
+        assert "http://127.0.0.2:" in await process.line("trioserve: serving")
+
+        too_large = request("POST", "/order", "Content-Length: 4", CLOSE, body="four")
+        assert (await answer(await process.connect(), too_large)).startswith("HTTP/1.1 413 ")
+
+        assert (await answer(await process.connect(), request("GET", "/sleep"))).startswith("HTTP/1.1 503 ")
+
+        client = await process.connect()
+        await client.send_all(request("GET", "/hello"))
+        await client.send_eof()
+        assert (await everything(client)).endswith(b"hello")
+
+        process.process.send_signal(signal.SIGTERM)
+        await process.process.wait()
+    assert process.stdout == ["sleep: started", "sleep: cancelled"]
+
+
+async def test_an_option_outranks_its_environment_variable(shop):
+    async with trioserve("run", "shop:app", "--port", "0", cwd=shop, TRIOSERVE_PORT="1") as process:
+        assert await process.port() > 1
+
+
+async def test_a_deadline_or_limit_may_be_infinite(shop):
+    async with trioserve(
+        "run", "shop:app", "--port", "0", "--limit-body", "inf", "--deadline-idle", "inf", cwd=shop
+    ) as process:
+        assert await answer(await process.connect(), request("GET", "/hello", CLOSE)) == "HTTP/1.1 200 OK hello"
+
+
+# trioserve demo
+
+
+async def test_demo_prints_what_to_try_and_serves_it(tmp_path):
+    async with trioserve("demo", "--port", "0", cwd=tmp_path) as process:
+        await process.line("What the server hears")
+        printed = "\n".join(process.stdout)
+        address = f"http://127.0.0.1:{await process.port()}"
+        assert f"curl -m 2 {address}/report/2025" in printed
+        host = f"Host: {address.removeprefix('http://')}"
+        served = await answer(await process.connect(), f"GET / HTTP/1.1\r\n{host}\r\n{CLOSE}\r\n\r\n".encode())
+        assert printed.strip() in served
+
+
+# Mistakes
+
+
+def assert_one_clear_line(ended: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("trioserve: ")
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "nosuch:app"], ["no module 'nosuch'"]),
+        (["run", "shop.nosuch:app"], ["no module 'shop.nosuch'"]),
+        (["run", "shop:nosuch"], ["'shop' has no attribute 'nosuch'"]),
+        (["run", "shop"], ["'shop' is not MODULE:ATTR", "main:app"]),
+        (["run", "shop:"], ["not MODULE:ATTR"]),
+        (["run", "shop.py:app"], ["not MODULE:ATTR"]),
+        (["run", "../shop:app"], ["not MODULE:ATTR"]),
+        (["run", "shop:shelf"], ["no application", "object", "trioserve.App"]),
+        (["run", "shop:App"], ["no application"]),
+        (["run"], ["MODULE:ATTR"]),
+        (["run", "shop:app", "--port", "http"], ["--port", "'http'"]),
+        (["run", "shop:app", "--port", "65536"], ["--port", "65536"]),
+        (["run", "shop:app", "--half-close", "maybe"], ["--half-close", "'maybe'", "'abort', 'finish', 'probe'"]),
+        (["run", "shop:app", "--hangup-news", "maybe"], ["--hangup-news", "'kernel', 'read-ahead', 'none'"]),
+        (["run", "shop:app", "--deadline-idle", "soon"], ["--deadline-idle", "'soon'", "positive"]),
+        (["run", "shop:app", "--deadline-idle", "nan"], ["--deadline-idle", "'nan'", "positive"]),
+        (["run", "shop:app", "--deadline-idle", "0"], ["--deadline-idle", "'0'", "positive"]),
+        (["run", "shop:app", "--deadline-vanish", "2.9"], ["vanish", "at least 3"]),
+        (["run", "shop:app", "--limit-body", "1.5"], ["--limit-body", "'1.5'", "whole"]),
+        (["run", "shop:app", "--limit-body", "-1"], ["--limit-body", "'-1'", "positive"]),
+        (["run", "shop:app", "--prot", "80"], ["--prot"]),
+        (["run", "shop:app", "--host", "host.invalid"], ["cannot listen on http://host.invalid:8000"]),
+        (["run", "shop:app", "--unix", "no/such/directory"], ["cannot listen on unix:no/such/directory"]),
+        (["run", "shop:app", "--unix", "shop.py"], ["cannot listen on unix:shop.py", "no socket"]),
+        (["walk"], ["'walk'"]),
+        (["demo", "--port", "http"], ["--port", "'http'"]),
+    ],
+    ids=lambda value: " ".join(value[1:]) if value and value[0] in {"run", "walk", "demo"} else "",
+)
+def test_a_mistake_is_one_clear_line_and_exit_code_2(shop, arguments, words):
+    assert_one_clear_line(finished(*arguments, cwd=shop), *words)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PORT", "http"),
+        ("HALF_CLOSE", "maybe"),
+        ("ACCESS_LOG", "maybe"),
+        ("DEADLINE_IDLE", "soon"),
+        ("LIMIT_BODY", "1.5"),
+    ],
+)
+def test_a_mistake_in_the_environment_names_the_variable(shop, variable, value):
+    name = f"TRIOSERVE_{variable}"
+    assert_one_clear_line(finished("run", "shop:app", cwd=shop, **{name: value}), name)
+
+
+def test_a_port_in_use_is_one_clear_line(shop):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        ended = finished("run", "shop:app", "--port", port, cwd=shop)
+    assert_one_clear_line(ended, f"cannot listen on http://127.0.0.1:{port}", "in use")
+
+
+def test_a_unix_socket_in_use_is_one_clear_line(shop):
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(shop / "s"))
+        other.listen()
+        assert_one_clear_line(finished("run", "shop:app", "--unix", "s", cwd=shop), "cannot listen on unix:s")
+    assert (shop / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("import nosuch", ["ModuleNotFoundError", "'nosuch'", "line 1"]),
+        ("import broken.part", ["ModuleNotFoundError", "'broken'", "line 1"]),
+        ("\n1 / 0", ["ZeroDivisionError", "line 2"]),
+        ("import json\njson.loads('{')", ["JSONDecodeError", "broken.py, line 2"]),
+        ("raise ValueError('one\\ntwo')", ["ValueError: one two"]),
+        ("def (", ["SyntaxError", "broken.py, line 1"]),
+        ("raise SystemExit('no settings')", ["SystemExit: no settings", "line 1"]),
+        (
+            "from trioserve import App\napp = App()\n@app.get('x')\ndef x(): ...",
+            ["ConfigError", "'x'", "broken.py, line 3"],
+        ),
+    ],
+    ids=range(8),
+)
+def test_an_error_while_importing_is_one_clear_line_with_its_place(shop, source, words):
+    (shop / "broken.py").write_text(source)
+    assert_one_clear_line(finished("run", "broken:app", cwd=shop), "cannot import 'broken'", *words)
+
+
+# Help and version
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["--help"], []], ids=" ".join)
+def test_help_names_the_commands(tmp_path, arguments):
+    ended = finished(*arguments, cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert re.search(r"\brun\b", ended.stdout)
+    assert re.search(r"\bdemo\b", ended.stdout)
+
+
+def test_help_of_run_names_every_deadline_and_limit_with_its_default(tmp_path):
+    ended = finished("run", "-h", cwd=tmp_path)
+    assert ended.returncode == 0
+    text = " ".join(ended.stdout.split())
+    for cls, prefix in [(Deadlines, "deadline"), (Limits, "limit")]:
+        for field in dataclasses.fields(cls):
+            option = f"--{prefix}-{field.name.replace('_', '-')}"
+            _, _, after = text.partition(f"{option} ")
+            assert float(re.search(r"\[default: (\S+)\]", after)[1]) == field.default
+
+
+@pytest.mark.parametrize(
+    "program", [command(), [str(Path(sys.executable).with_name("trioserve"))]], ids=["module", "script"]
+)
+def test_the_installed_program_knows_its_version(tmp_path, program: Sequence[str]):
+    ended = subprocess.run([*program, "--version"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"trioserve \d+\.\d+\.\d+\n", ended.stdout)

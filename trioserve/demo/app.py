@@ -1,0 +1,96 @@
+"""The demo: one handler for each way in which a departure can meet a handler. `trioserve demo` serves it.
+
+Read it as a first example. Every handler here is plain code that knows nothing of departures, but for the one that
+runs in a thread and has to ask.
+"""
+
+import time
+
+import trio
+
+from trioserve import FINISH, Abandoned, App, Request, Response
+from trioserve.app.response import Send
+
+app = App()
+
+WHAT_TO_TRY = """
+Try these in another terminal, and leave with Ctrl-C or with -m (seconds) before the answer is there:
+
+  curl -m 2 {address}/report/2025         a report that takes 30 seconds stops at once: 499
+  curl -m 2 {address}/ticks               so does a stream, between two ticks
+  curl -m 2 {address}/count/10            so does a worker thread, which asks now and then
+  curl -m 2 {address}/payment -X POST     but this one runs to its end: outcome "finished"
+  curl {address}/upload -T README.md      an upload, counted as it arrives
+  curl {address}/                         this text
+
+What the server hears of a departure is printed here, below its line of the access log.
+"""
+
+
+def what_to_try(address: str) -> str:
+    """What to try with the demo, for a terminal."""
+    return WHAT_TO_TRY.format(address=address)
+
+
+@app.get("/")
+async def index(request: Request) -> str:
+    return what_to_try(f"http://{request.headers.get('host', 'localhost')}")
+
+
+@app.get("/report/{year:int}")
+async def report(year: int) -> dict[str, int]:
+    """Something slow: a query, a model, another service."""
+    await trio.sleep(30)
+    return {"year": year, "sum": 42}
+
+
+@app.get("/ticks")
+async def ticks() -> Response:
+    """A stream without an end."""
+
+    async def write_body(send: Send) -> None:
+        number = 0
+        try:
+            while True:
+                number += 1
+                await send(f"tick {number}\n")
+                await trio.sleep(1)
+        finally:
+            print(f"  ticks: stopped after {number}")
+
+    return Response.stream(write_body, content_type="text/plain")
+
+
+@app.get("/count/{seconds:int}")
+def count(seconds: int) -> str:
+    """A plain function runs in a worker thread. A thread cannot be cancelled from outside, so it asks."""
+    number = 0
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        number += 1
+        if number % 1000 == 0:
+            trio.from_thread.check_cancelled()
+    return f"counted to {number}\n"
+
+
+@app.put("/upload", max_body=1_000_000_000)
+async def upload(request: Request) -> str:
+    """A body that is not kept in memory: the client is held back while nobody reads."""
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+    return f"{size} bytes\n"
+
+
+@app.post("/payment", disconnect=FINISH)
+async def payment() -> Response:
+    """Not to be cut in the middle: the handler runs to its end, whether or not anybody waits for it."""
+    await trio.sleep(4)
+    print("  payment: booked")
+    return Response.json({"paid": True}, status=201)
+
+
+@app.on_abandoned
+async def tell(event: Abandoned) -> None:
+    """Whoever wants to know what became of an exchange whose response did not get out."""
+    print(f"  hook: {event.status} {event.phase} {event.cause} {event.method} {event.target}: {event.outcome}")
