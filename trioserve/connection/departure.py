@@ -92,6 +92,8 @@ class Departure:
         """
         await trio.lowlevel.checkpoint()
         if self.scope.cancel_called:
+            # The cancellation may have come in the very moment in which the checkpoint had let us pass.
+            await trio.lowlevel.checkpoint_if_cancelled()
             raise ClientGone(self._reason())
 
     def discard(self) -> None:

@@ -27,7 +27,7 @@ READ_AHEAD = 65_536
 
 AFTER_FIN = 0.02
 """Seconds between two looks for a reset after a FIN: rare (only half_close "finish" and "probe" get there), cheap (one
-recv), and quick enough for a person."""
+send of nothing), and quick enough for a person."""
 
 
 class ReadAhead:
@@ -61,7 +61,7 @@ class ReadAhead:
                     self._read()
                 elif self._end is Cause.FIN:
                     await self._rest(AFTER_FIN)
-                    self._read()
+                    self._look_for_reset()
                 else:
                     await self._rest(math.inf)
             except Interrupted:
@@ -86,8 +86,17 @@ class ReadAhead:
         if data:
             self._spool.put(data)
             self._news.set()
-        elif data is not None and self._end is None:
+        elif data is not None:
             self._ended(Cause.FIN)
+
+    def _look_for_reset(self) -> None:
+        """After a FIN a receive tells of the FIN for ever; a send of no bytes tells of a reset, and sends nothing."""
+        if self._closed:
+            return
+        try:
+            self._transport.send_nowait(b"")
+        except HungUp as error:
+            self._ended(error.cause)
 
     def _ended(self, cause: Cause) -> None:
         self._end = cause

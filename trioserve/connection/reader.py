@@ -45,7 +45,7 @@ class Reader:
         """
         self.head_begun_at = None
         if self._engine.has_unparsed_bytes:
-            await trio.lowlevel.checkpoint()
+            await self._departure.checkpoint()
         else:
             await self._more(trio.current_time() + patience)
         self.head_begun_at = trio.current_time()
@@ -81,10 +81,12 @@ class Reader:
         except Interrupted:
             pass  # the departure is known, and it was that which interrupted us
         else:
-            if data:
+            if not data:
+                self._departure.input_ended()
+            elif not self._departure.scope.cancel_called:
                 self._engine.receive_data(data)
                 return
-            self._departure.input_ended()
+            # Else the end came between the arrival of these bytes and our turn: nothing is begun with them.
         finally:
             self.waiting = False
             self._timer.stop()

@@ -67,6 +67,7 @@ async def serve(
     record is made and its hooks are told, each within `Deadlines.hook`.
     """
     config = config or Config()
+    drain = drain if drain is not None else trio.Event()
     listeners = await open_listeners(config.listen, int(min(config.limits.backlog, 65_535)))
     try:
         server = Server(app, config)
@@ -75,7 +76,7 @@ async def serve(
                 for listener in listeners:
                     accepting.start_soon(server.accept, listener, connections)
                 task_status.started(tuple(map(address_of, listeners)))
-                await (drain or trio.Event()).wait()
+                await drain.wait()
                 accepting.cancel_scope.cancel(reason="the server drains")
             for listener in listeners:
                 close_listener(listener)
