@@ -1,0 +1,346 @@
+"""The stage on which lifecycles are played: one server, clients that can leave in every way, and all records.
+
+The same test plays on four stages: connections in memory and real sockets, each with the watch (the kernel's, or what
+stands for it in memory) and with the read-ahead fallback. In memory time is virtual. On every stage, when the play is
+over, the rules that hold for all of them are checked: see `_check`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+import math
+import socket
+import struct
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Self
+
+import h11
+import pytest
+import trio
+from trio.testing import MockClock
+
+from trioserve import Abandoned, App, Completed, Config, HangupNews, Limits, TcpAddress, serve
+from trioserve.testing import MemoryPeer, MemoryServer
+
+GET = b"GET / HTTP/1.1\r\nHost: example\r\n\r\n"
+
+PATIENCE = 20
+"""Seconds (real ones, on sockets) after which a test is given up. Nothing waits this long when all is well."""
+
+NO_LIMIT = Limits(body=math.inf)
+
+
+Play = Callable[..., Awaitable[None]]
+"""An async function with a parameter `stage`, and perhaps further ones for pytest to fill."""
+
+
+def every_stage(play: Play) -> Callable[..., None]:
+    """Play on all four stages."""
+    return _on(play, ["memory", "memory-read-ahead", "socket", "socket-read-ahead"])
+
+
+def on_sockets(play: Play) -> Callable[..., None]:
+    """Play on real sockets only, where threads or the kernel are what the play is about."""
+    return _on(play, ["socket", "socket-read-ahead"])
+
+
+def in_memory(play: Play) -> Callable[..., None]:
+    """Play in memory only, where virtual time or the transport's inside is what the play is about."""
+    return _on(play, ["memory", "memory-read-ahead"])
+
+
+def _on(play: Play, kinds: list[str]) -> Callable[..., None]:
+    def run(kind: str, **arguments: object) -> None:
+        stage = Stage(kind)
+        clock = MockClock(autojump_threshold=0) if stage.in_memory else None
+        trio.run(_play, functools.partial(play, stage, **arguments), stage, clock=clock)
+
+    # What pytest sees: the play, with "kind" in place of "stage".
+    run.__name__, run.__doc__, run.__module__ = play.__name__, play.__doc__, play.__module__
+    run.pytestmark = [pytest.mark.parametrize("kind", kinds), *getattr(play, "pytestmark", [])]
+    signature = inspect.signature(play)
+    run.__signature__ = signature.replace(
+        parameters=[p.replace(name="kind") if p.name == "stage" else p for p in signature.parameters.values()]
+    )
+    return run
+
+
+async def _play(play: Callable[[], Awaitable[None]], stage: Stage) -> None:
+    if stage.in_memory:
+        await play()
+    else:
+        with trio.fail_after(PATIENCE):
+            await play()
+
+
+class Observed:
+    """An observer and a hook that keep what they are told, and let a test wait for it."""
+
+    def __init__(self) -> None:
+        self.all: list[Completed | Abandoned] = []
+        self.hooked: list[Abandoned] = []
+        self._news = trio.lowlevel.ParkingLot()
+
+    def completed(self, record: Completed) -> None:
+        self.all.append(record)
+        self._news.unpark_all()
+
+    def abandoned(self, record: Abandoned) -> None:
+        self.all.append(record)
+        self._news.unpark_all()
+
+    async def hook(self, record: Abandoned) -> None:
+        self.hooked.append(record)
+        self._news.unpark_all()
+
+    async def count(self, number: int) -> None:
+        """Wait until there are so many records, and the hooks of the abandoned ones have been called."""
+        while len(self.all) < number or len(self.hooked) < len(self.abandoned_ones):
+            await self._news.park()
+
+    @property
+    def abandoned_ones(self) -> list[Abandoned]:
+        return [record for record in self.all if isinstance(record, Abandoned)]
+
+
+class Stage:
+    """One kind of connection, to serve an app on."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.in_memory = kind.startswith("memory")
+        self.reads_ahead = kind.endswith("read-ahead")
+
+    @contextlib.asynccontextmanager
+    async def serve(self, app: App, config: Config | None = None) -> AsyncIterator[Theatre]:
+        observed = Observed()
+        app.on_abandoned(observed.hook)
+        config = dataclasses.replace(
+            config or Config(),
+            listen=(TcpAddress("127.0.0.1", 0),),
+            hangup_news=HangupNews.READ_AHEAD if self.reads_ahead else HangupNews.KERNEL,
+            access_log=False,
+            observers=(observed,),
+        )
+        descriptors = _descriptors()
+        async with self._theatre(app, config, observed) as theatre:
+            yield theatre
+            await theatre.close()
+        _check(observed, theatre)
+        if not self.in_memory:
+            assert _descriptors() <= descriptors, "descriptors are left open"
+
+    @contextlib.asynccontextmanager
+    async def _theatre(self, app: App, config: Config, observed: Observed) -> AsyncIterator[Theatre]:
+        async with trio.open_nursery() as nursery:
+            if self.in_memory:
+                server = MemoryServer(app, config, nursery)
+                yield Theatre(observed, server.connect, server.drain, nursery)
+                await server.drain()
+            else:
+                drain = trio.Event()
+                (address,) = await nursery.start(functools.partial(serve, app, config, drain=drain))
+
+                async def start_draining() -> None:
+                    drain.set()
+
+                yield Theatre(observed, functools.partial(_connect, address.port), start_draining, nursery)
+                drain.set()
+
+
+def _descriptors() -> set[str]:
+    """The sockets that are open in this process."""
+    sockets = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the listing's own
+            sockets.add(str(descriptor.readlink()))
+    return {name for name in sockets if name.startswith("socket:")}
+
+
+def _check(observed: Observed, theatre: Theatre) -> None:
+    """What must be true whatever was played."""
+    exchanges = Counter((record.connection_id, record.exchange_number) for record in observed.all)
+    assert not [exchange for exchange, count in exchanges.items() if count > 1], "an exchange has two records"
+    assert sorted(map(id, observed.hooked)) == sorted(map(id, observed.abandoned_ones)), "one hook call per Abandoned"
+    for record in observed.abandoned_ones:
+        assert record.started_at <= record.noticed_at <= record.unwound_at
+        assert record.by == record.cause.by
+    abandoned_clients = {record.client for record in observed.abandoned_ones}
+    for client in theatre.clients:
+        client.check_nothing_sent_after_departure(abandoned_clients)
+
+
+class Theatre:
+    """A running server, its clients, and all that was recorded."""
+
+    def __init__(
+        self,
+        observed: Observed,
+        connect: Callable[..., MemoryPeer | trio.SocketStream],
+        drain: Callable[[], Awaitable[None]],
+        nursery: trio.Nursery,
+    ) -> None:
+        self.observed = observed
+        self._connect = connect
+        self.drain = drain
+        self.nursery = nursery
+        self.clients: list[Client] = []
+
+    async def connect(self, **settings: int) -> Client:
+        """A new client. Settings (send_buffer, window: bytes) are for connections in memory; sockets ignore them."""
+        stream = self._connect(**settings)
+        client = Client(await stream if isinstance(stream, Awaitable) else stream)
+        self.clients.append(client)
+        return client
+
+    async def only_record(self) -> Completed | Abandoned:
+        """Wait for the first record, and insist that it is the only one."""
+        await self.observed.count(1)
+        (record,) = self.observed.all
+        return record
+
+    async def abandoned(self) -> Abandoned:
+        record = await self.only_record()
+        assert isinstance(record, Abandoned), record
+        return record
+
+    async def completed(self) -> Completed:
+        record = await self.only_record()
+        assert isinstance(record, Completed), record
+        return record
+
+    async def records(self, number: int) -> list[Completed | Abandoned]:
+        """Wait until there are so many records."""
+        await self.observed.count(number)
+        return self.observed.all
+
+    async def close(self) -> None:
+        for client in self.clients:
+            client.close()
+
+
+async def _connect(port: int, **_settings: int) -> trio.SocketStream:
+    return await trio.open_tcp_stream("127.0.0.1", port)
+
+
+class Client:
+    """A client that sends raw bytes, reads answers, and leaves in every way."""
+
+    def __init__(self, stream: MemoryPeer | trio.SocketStream) -> None:
+        self._stream = stream
+        self._h11 = h11.Connection(h11.CLIENT)
+        self._sent_at_departure: int | None = None
+
+    async def send(self, data: bytes) -> None:
+        await self._stream.send_all(data)
+
+    def send_now(self, data: bytes) -> int:
+        """Without a step of the scheduler between this and what comes next."""
+        if isinstance(self._stream, MemoryPeer):
+            return self._stream.send_nowait(data)
+        return self._raw.send(data)
+
+    def send_until_blocked(self) -> None:
+        """Send as much as the connection takes while the server does not read."""
+        piece = bytes(65536)
+        with contextlib.suppress(BlockingIOError):
+            while self.send_now(piece):
+                pass
+
+    async def receive(self) -> bytes:
+        return await self._stream.receive_some(65536)
+
+    async def receive_to_end(self) -> bytes:
+        """Everything up to the server's FIN, or its RST."""
+        received = b""
+        with contextlib.suppress(trio.BrokenResourceError):
+            while data := await self.receive():
+                received += data
+        return received
+
+    async def response(self, method: bytes = b"GET") -> tuple[int, bytes]:
+        """The next final response: status code and body. For clients that keep the connection."""
+        if self._h11.our_state is h11.DONE:
+            self._h11.start_next_cycle()
+        # The request went out as raw bytes; tell h11 about it.
+        self._h11.send(h11.Request(method=method, target="/", headers=[("host", "example")]))
+        self._h11.send(h11.EndOfMessage())
+        status, body = 0, b""
+        while True:
+            event = self._h11.next_event()
+            if event is h11.NEED_DATA:
+                self._h11.receive_data(await self.receive())
+            elif isinstance(event, h11.Response):
+                status = event.status_code
+            elif isinstance(event, h11.Data):
+                body += event.data
+            elif isinstance(event, h11.EndOfMessage):
+                return status, body
+            else:
+                assert isinstance(event, h11.InformationalResponse), event
+
+    async def half_close(self) -> None:
+        await self._stream.send_eof()
+
+    def leave(self, how: str) -> None:
+        """Leave without a step of the scheduler: "FIN" or "RESET"."""
+        self._note_departure()
+        {"FIN": self.close, "RESET": self.reset}[how]()
+
+    def close(self) -> None:
+        if isinstance(self._stream, MemoryPeer):
+            self._stream.close()
+        else:
+            self._stream.socket.close()
+
+    def reset(self) -> None:
+        if isinstance(self._stream, MemoryPeer):
+            self._stream.reset()
+        else:
+            self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._stream.socket.close()
+
+    def vanish(self) -> None:
+        assert isinstance(self._stream, MemoryPeer), "only in memory can a client vanish by itself"
+        self._stream.vanish()
+
+    @property
+    def _raw(self) -> socket.socket:
+        return self._stream.socket._sock  # the stdlib socket below trio's: no checkpoints
+
+    def _note_departure(self) -> None:
+        if isinstance(self._stream, MemoryPeer):
+            self._sent_at_departure = self._stream._transport.sent_bytes
+
+    def check_nothing_sent_after_departure(self, abandoned_clients: set[tuple[str, int] | None]) -> None:
+        """In memory nothing is under way at the moment of departure: if it was noticed, nothing was sent after it."""
+        if self._sent_at_departure is not None and self._stream._transport.client in abandoned_clients:
+            assert self._stream._transport.sent_bytes == self._sent_at_departure, "the server wrote after the departure"
+
+
+class Visit:
+    """What becomes of a handler: `async with visit:` around what it does."""
+
+    def __init__(self) -> None:
+        self.started = trio.Event()
+        self.ended = trio.Event()
+        self.cancelled = False
+        self.reason: str | None = None
+
+    async def __aenter__(self) -> Self:
+        self.started.set()
+        return self
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self.cancelled = isinstance(error, trio.Cancelled)
+        self.reason = str(error) if error is not None else None
+        self.ended.set()
+
+    async def until_cancelled(self) -> None:
+        async with self:
+            await trio.sleep_forever()
