@@ -148,6 +148,10 @@ async def connect(address: TcpAddress | UnixAddress, *, receive_buffer: int | No
     sock = trio.socket.socket(family, socket.SOCK_STREAM)
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    with trio.fail_after(PATIENCE):
-        await sock.connect(address.path if isinstance(address, UnixAddress) else (address.host, address.port))
+    try:
+        with trio.fail_after(PATIENCE):
+            await sock.connect(address.path if isinstance(address, UnixAddress) else (address.host, address.port))
+    except BaseException:
+        sock.close()
+        raise
     return Client(trio.SocketStream(sock))

@@ -39,7 +39,7 @@ async def _open(address: Address, backlog: int) -> list[socket.socket]:
                 return await _open_tcp(host, port, backlog)
             case UnixAddress(path):
                 return [_open_unix(path, backlog)]
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host name that the DNS cannot have
         raise ConfigError(f"cannot listen on {address}: {_why(error)}") from error
 
 
@@ -91,12 +91,16 @@ def _remove_stale(path: str) -> None:
     if not Path(path).is_socket():
         raise FileExistsError(errno.EEXIST, "there is a file of this name that is no socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        # Not blocking: a server that accepts nobody would keep us waiting, and is as alive as one that does.
+        probe.setblocking(False)
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             Path(path).unlink()
-        else:
-            raise OSError(errno.EADDRINUSE, "another process listens on it")
+            return
+        except BlockingIOError:
+            pass
+        raise OSError(errno.EADDRINUSE, "another process listens on it")
 
 
 def close_listener(listener: socket.socket) -> None:
@@ -135,7 +139,9 @@ def set_options(sock: socket.socket, deadlines: Deadlines) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(vanish * 5 / 6 * 1000))
 
 
-def _why(error: OSError) -> str:
+def _why(error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):
+        return "this is no host name"
     if error.errno == errno.EADDRINUSE:
         return "the address is in use; stop whoever uses it or choose another (port 0 takes any that is free)"
     return error.strerror or str(error)
