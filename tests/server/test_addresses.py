@@ -1,5 +1,7 @@
 """Where a server listens: TCP and Unix sockets, what it hands back, and what is refused at the start."""
 
+# ruff: noqa: ASYNC240 - looking at a file does not block anybody here
+
 from __future__ import annotations
 
 import errno

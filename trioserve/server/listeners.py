@@ -92,7 +92,7 @@ def _remove_stale(path: str) -> None:
         raise FileExistsError(errno.EEXIST, "there is a file of this name that is no socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         # Not blocking: a server that accepts nobody would keep us waiting, and is as alive as one that does.
-        probe.setblocking(False)
+        probe.settimeout(0)
         try:
             probe.connect(path)
         except ConnectionRefusedError:
