@@ -1,0 +1,261 @@
+"""What goes wrong in one connection, hook or observer reaches nobody else."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import trio
+
+from tests.support import happens, start
+from tests.support.logs import errors, tracebacks
+from trioserve import Abandoned, App, Cause, Completed, Deadlines, DropConnection, Phase, Response
+
+GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+SLEEP = b"GET /sleep HTTP/1.1\r\nHost: test\r\n\r\n"
+
+
+class Sleeping(App):
+    """An app with a handler that sleeps until its client leaves; `entered` when it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = trio.Event()
+
+        @self.get("/")
+        async def hello() -> str:
+            return "hello"
+
+        @self.get("/sleep")
+        async def sleep() -> None:
+            self.entered.set()
+            await trio.sleep_forever()
+
+    async def is_left_by_a_client(self, server) -> None:
+        """A client asks for the handler that sleeps, and goes."""
+        self.entered = trio.Event()
+        client = await server.ask(SLEEP)
+        await happens(self.entered.wait())
+        client.close()
+
+
+class BrokenApplication(App):
+    """An application that breaks its contract: its `endpoint` raises for one target."""
+
+    def endpoint(self, head):
+        if head.target == "/broken":
+            raise ValueError("broken application")
+        return super().endpoint(head)
+
+
+async def test_an_application_that_breaks_its_contract_ends_its_connection_and_no_other(nursery, caplog):
+    app = BrokenApplication()
+
+    @app.get("/")
+    async def hello() -> str:
+        return "hello"
+
+    server = await start(nursery, app)
+    other = await server.connect()
+    await other.get()
+    await server.records.next(Completed)
+
+    answer = await (await server.connect()).get("/broken")
+
+    assert (answer.status, answer.closes) == (500, True)
+    assert (await other.get()).body == b"hello"
+    assert [str(error) for error in tracebacks(caplog)] == ["broken application"]
+    assert [(await server.records.next(Completed)).status for _ in range(2)] == [500, 200]
+
+
+async def test_a_connection_that_is_reset_touches_no_other(nursery, caplog):
+    app = Sleeping()
+    server = await start(nursery, app)
+    staying = await server.connect()
+    await staying.get()
+    await server.records.next(Completed)
+
+    for _ in range(10):
+        app.entered = trio.Event()
+        leaving = await server.ask(SLEEP)
+        await happens(app.entered.wait())
+        leaving.reset()
+        assert (await server.records.next(Abandoned)).cause is Cause.RESET
+
+    assert (await staying.get()).body == b"hello"
+    assert not errors(caplog)
+
+
+async def test_a_handler_that_asks_for_silence_is_444_and_says_nothing(nursery, caplog):
+    app = App()
+
+    @app.get("/")
+    async def handler() -> None:
+        raise DropConnection
+
+    server = await start(nursery, app)
+    client = await server.ask(GET)
+
+    assert await client.is_closed()
+    record = await server.records.next(Abandoned)
+    assert (record.status, record.phase, record.cause) == (444, Phase.HANDLER, Cause.DROPPED)
+    assert (record.by, record.sent_status, record.logged_status) == ("server", None, 444)
+    assert not errors(caplog)
+
+
+async def test_a_stream_that_asks_for_silence_is_cut(nursery, caplog):
+    app = App()
+
+    async def write_body(send) -> None:
+        await send("part")
+        raise DropConnection
+
+    @app.get("/")
+    async def handler() -> Response:
+        return Response.stream(write_body)
+
+    server = await start(nursery, app)
+    await server.ask(GET)
+
+    record = await server.records.next(Abandoned)
+    assert (record.status, record.phase, record.cause) == (444, Phase.RESPONSE_BODY, Cause.DROPPED)
+    assert (record.sent_status, record.logged_status) == (200, 200)
+    assert not errors(caplog)
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["async", "plain"])
+async def test_every_hook_is_told_of_every_abandoned_exchange(nursery, plain):
+    app = Sleeping()
+    told: list[tuple[str, Abandoned]] = []
+
+    for name in ("first", "second"):
+        if plain:
+            app.on_abandoned(lambda record, name=name: told.append((name, record)))
+        else:
+
+            async def hook(record, name=name) -> None:
+                told.append((name, record))
+
+            app.on_abandoned(hook)
+
+    server = await start(nursery, app)
+    await app.is_left_by_a_client(server)
+    record = await server.records.next(Abandoned)
+    server.drain.set()
+    await happens(server.ended.wait())
+
+    assert sorted(told, key=lambda pair: pair[0]) == [("first", record), ("second", record)]
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["async", "plain"])
+@pytest.mark.parametrize("kind", [ValueError, SystemExit])
+async def test_a_hook_that_raises_is_logged_once_and_disturbs_nobody(nursery, caplog, plain, kind):
+    app = Sleeping()
+    told: list[Abandoned] = []
+
+    if plain:
+
+        @app.on_abandoned
+        def broken(record) -> None:
+            raise kind
+    else:
+
+        @app.on_abandoned
+        async def broken(record) -> None:
+            raise kind
+
+    app.on_abandoned(told.append)
+    server = await start(nursery, app)
+    staying = await server.connect()
+    await app.is_left_by_a_client(server)
+    record = await server.records.next(Abandoned)
+
+    assert (await staying.get()).body == b"hello"
+    staying.close()
+    server.drain.set()
+    await happens(server.ended.wait())
+    assert [type(error) for error in tracebacks(caplog)] == [kind]
+    assert told == [record]
+    [message] = errors(caplog)
+    assert broken.__qualname__ in message
+
+
+async def test_a_hook_that_raises_several_errors_at_once_is_logged_once(nursery, caplog):
+    app = Sleeping()
+
+    @app.on_abandoned
+    async def broken(record) -> None:
+        async with trio.open_nursery() as inner:
+            inner.start_soon(fail)
+            inner.start_soon(fail)
+
+    async def fail() -> None:
+        raise ValueError
+
+    server = await start(nursery, app)
+    await app.is_left_by_a_client(server)
+    await server.records.next(Abandoned)
+    server.drain.set()
+    await happens(server.ended.wait())
+
+    assert [type(error) for error in tracebacks(caplog)] == [ExceptionGroup]
+
+
+@pytest.mark.parametrize("how", ["in its own task", "in a thread"])
+async def test_a_hook_that_hangs_is_stopped_and_logged_and_disturbs_nobody(nursery, caplog, how):
+    app = Sleeping()
+    told: list[Abandoned] = []
+    unblock = threading.Event()
+
+    async def hangs(record) -> None:
+        await trio.sleep_forever()
+
+    def blocks(record) -> None:
+        unblock.wait()
+
+    hook = {"in its own task": hangs, "in a thread": blocks}[how]
+    app.on_abandoned(hook)
+    app.on_abandoned(told.append)
+    server = await start(nursery, app, deadlines=Deadlines(hook=0.1))
+    staying = await server.connect()
+    await app.is_left_by_a_client(server)
+    record = await server.records.next(Abandoned)
+
+    assert (await staying.get()).body == b"hello"
+    staying.close()
+    server.drain.set()
+    try:
+        await happens(server.ended.wait())
+    finally:
+        unblock.set()
+    [message] = errors(caplog)
+    assert hook.__qualname__ in message
+    assert "Deadlines.hook" in message
+    assert told == [record]
+
+
+async def test_an_observer_that_raises_is_logged_and_the_others_are_told(nursery, caplog):
+    class Broken:
+        def completed(self, _record) -> None:
+            raise ValueError("completed")
+
+        def abandoned(self, _record) -> None:
+            raise ValueError("abandoned")
+
+    app = Sleeping()
+    told: list[Abandoned] = []
+    app.on_abandoned(told.append)
+    server = await start(nursery, app, observers=(Broken(),))
+    client = await server.connect()
+
+    assert (await client.get()).body == b"hello"
+    assert (await client.get()).body == b"hello"
+    await app.is_left_by_a_client(server)
+    for kind in (Completed, Completed, Abandoned):
+        await server.records.next(kind)
+    client.close()
+    server.drain.set()
+    await happens(server.ended.wait())
+
+    assert [str(error) for error in tracebacks(caplog)] == ["completed", "completed", "abandoned"]
+    assert len(told) == 1
