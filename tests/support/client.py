@@ -119,6 +119,17 @@ class Client:
                 case _:
                     raise Cut(answer, by_reset=False)
 
+    async def read_to_end(self) -> bytes:
+        """Everything up to the server's FIN.
+
+        Raises:
+            trio.BrokenResourceError: the connection was reset instead.
+        """
+        received = b""
+        while data := await self.receive():
+            received += data
+        return received
+
     async def is_closed(self) -> bool:
         """True if the next that comes is the server's FIN."""
         return await self.receive() == b""
