@@ -1,0 +1,1 @@
+"""Measurements of trioserve: how soon departures are noticed, whether anything leaks, what a request costs."""
