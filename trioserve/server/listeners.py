@@ -134,9 +134,13 @@ def set_options(sock: socket.socket, deadlines: Deadlines) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if sys.platform == "linux":
         vanish = deadlines.vanish
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, int(vanish / 2))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(vanish / 6)))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(vanish * 5 / 6 * 1000))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, min(int(vanish / 2), _LONGEST_KEEPALIVE))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, min(max(1, int(vanish / 6)), _LONGEST_KEEPALIVE))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(vanish * 5 / 6 * 1000), 2**31 - 1))
+
+
+_LONGEST_KEEPALIVE = 32_767
+"""Seconds, the kernel's own limit (MAX_TCP_KEEPIDLE, MAX_TCP_KEEPINTVL); beyond it the option is refused."""
 
 
 def _why(error: OSError | UnicodeError) -> str:
