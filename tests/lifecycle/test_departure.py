@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 import trio.testing
-from lifecycle.stage import GET, NO_LIMIT, Stage, Visit, every_stage, in_memory, on_sockets
 
+from lifecycle.stage import GET, NO_LIMIT, PROBE, Stage, Visit, every_stage, in_memory, on_sockets
 from trioserve import (
     FINISH,
     Abandoned,
@@ -521,7 +521,7 @@ async def test_a_half_closed_client_gets_its_answer(stage: Stage, half_close: st
         await visit.started.wait()
         await client.half_close()
         if half_close == "probe":
-            assert await client.receive() == b"HTTP/1.1 100 \r\n\r\n"
+            assert await client.receive() == PROBE
         go_on.set()
         assert (await client.receive_to_end()).endswith(b"done")
         assert (await theatre.completed()).status == 200

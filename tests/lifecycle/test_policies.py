@@ -7,8 +7,8 @@ import logging
 import pytest
 import trio
 import trio.testing
-from lifecycle.stage import GET, Stage, Visit, every_stage, in_memory
 
+from lifecycle.stage import GET, Stage, Visit, every_stage, in_memory
 from trioserve import (
     CANCEL,
     FINISH,

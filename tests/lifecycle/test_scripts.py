@@ -1,0 +1,295 @@
+"""Whole lifecycles, drawn by Hypothesis and played in memory in virtual time: a script says what one client does.
+
+The oracle does not know how the server works. It knows what was sent before the client left, and what the design
+allows for it: see `judge`. trio's scheduling is deterministic under Hypothesis, so what fails shrinks and replays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from lifecycle.stage import Client, Stage, Theatre
+from trioserve import (
+    CANCEL,
+    FINISH,
+    Abandoned,
+    App,
+    Cause,
+    Completed,
+    Config,
+    Deadlines,
+    DisconnectPolicy,
+    Grace,
+    HalfClose,
+    HTTPError,
+    Outcome,
+    Phase,
+    Request,
+    Response,
+)
+from trioserve.core.status import TABLE
+
+VANISH = 20.0
+LIFETIME = 3000.0
+"""Virtual seconds after which every script is over."""
+
+BODY = bytes(range(256)) * 2
+
+REQUESTS = {
+    "quick": b"GET /quick HTTP/1.1\r\nHost: example\r\n\r\n",
+    "sleep": b"GET /sleep HTTP/1.1\r\nHost: example\r\n\r\n",
+    "tidy": b"GET /tidy HTTP/1.1\r\nHost: example\r\n\r\n",
+    "stream": b"GET /stream HTTP/1.1\r\nHost: example\r\n\r\n",
+    "big": b"GET /big HTTP/1.1\r\nHost: example\r\n\r\n",
+    "fail": b"GET /fail HTTP/1.1\r\nHost: example\r\n\r\n",
+    "head": b"HEAD /stream HTTP/1.1\r\nHost: example\r\n\r\n",
+    "echo": b"POST /echo HTTP/1.1\r\nHost: example\r\nContent-Length: 512\r\n\r\n" + BODY,
+    "echo chunked": b"POST /echo HTTP/1.1\r\nHost: example\r\nTransfer-Encoding: chunked\r\n\r\n"
+    + b"".join(b"40\r\n%b\r\n" % BODY[i : i + 64] for i in range(0, 512, 64))
+    + b"0\r\n\r\n",
+    "ignore": b"POST /ignore HTTP/1.1\r\nHost: example\r\nContent-Length: 512\r\n\r\n" + BODY,
+}
+
+
+@dataclass
+class Script:
+    """What one client does: sends requests in segments with pauses, and at some byte leaves in some way, or stays."""
+
+    requests: list[str]
+    segments: list[int]
+    pauses: list[float]
+    leave_after: float
+    how: str
+    stays_for: float
+    reads: bool
+    disconnect: DisconnectPolicy
+    half_close: HalfClose
+
+    @property
+    def stream(self) -> bytes:
+        return b"".join(REQUESTS[name] for name in self.requests)
+
+    @property
+    def sent(self) -> bytes:
+        """What of the stream is sent at all."""
+        return self.stream if self.how == "STAY" else self.stream[: round(len(self.stream) * self.leave_after)]
+
+
+scripts = st.builds(
+    Script,
+    requests=st.lists(st.sampled_from(sorted(REQUESTS)), min_size=1, max_size=4),
+    segments=st.lists(st.integers(1, 400), min_size=1, max_size=6),
+    pauses=st.lists(st.sampled_from([0.0, 0.0, 0.01, 0.3]), min_size=1, max_size=6),
+    leave_after=st.one_of(st.just(1.0), st.floats(0, 1)),
+    how=st.sampled_from(["FIN", "RESET", "HALF_CLOSE", "VANISH", "STAY"]),
+    stays_for=st.sampled_from([0.0, 0.0, 0.1, 0.6, 2.0]),
+    reads=st.booleans(),
+    disconnect=st.sampled_from([CANCEL, FINISH, Grace(0.5)]),
+    half_close=st.sampled_from(HalfClose),
+)
+
+
+@dataclass
+class Run:
+    """What came of a script."""
+
+    started: int = 0
+    ended: int = 0
+    received: bytearray = field(default_factory=bytearray)
+    left_at: float | None = None
+
+
+def application(script: Script, run: Run) -> App:  # noqa: C901 - a list of handlers, each of a few lines
+    app = App(disconnect=script.disconnect, half_close=script.half_close)
+
+    class counted:  # noqa: N801 - reads as a statement
+        def __enter__(self) -> None:
+            run.started += 1
+
+        def __exit__(self, *_: object) -> None:
+            run.ended += 1
+
+    @app.get("/quick")
+    async def quick() -> str:
+        with counted():
+            return "quick"
+
+    @app.get("/sleep")
+    async def sleep() -> str:
+        with counted():
+            await trio.sleep(1)
+            return "slept"
+
+    @app.get("/tidy")
+    async def tidy() -> str:
+        with counted():
+            try:
+                await trio.sleep(1)
+            finally:
+                with trio.move_on_after(1, shield=True):
+                    await trio.sleep(0.2)
+            return "tidied"
+
+    @app.get("/stream")
+    async def stream() -> Response:
+        async def write_body(send) -> None:
+            with counted():
+                for _ in range(3):
+                    await send(b"part")
+                    await trio.sleep(0.2)
+
+        return Response.stream(write_body)
+
+    @app.get("/big")
+    async def big() -> bytes:
+        with counted():
+            return bytes(300_000)
+
+    @app.get("/fail")
+    async def fail() -> None:
+        with counted():
+            raise HTTPError(409)
+
+    @app.post("/echo")
+    async def echo(request: Request) -> bytes:
+        with counted():
+            return await request.body()
+
+    @app.post("/ignore")
+    async def ignore() -> str:
+        with counted():
+            await trio.sleep(1)
+            return "ignored"
+
+    return app
+
+
+async def play(script: Script, run: Run, stage: Stage) -> Theatre:
+    config = Config(deadlines=Deadlines(vanish=VANISH, send_stall=10, body_stall=10, idle=15))
+    async with stage.serve(application(script, run), config) as theatre:
+        client = await theatre.connect()
+        with trio.move_on_after(LIFETIME):
+            async with trio.open_nursery() as nursery:
+                if script.reads:
+                    nursery.start_soon(read, client, run)
+                await act(script, client, run)
+                await trio.sleep(script.stays_for)
+                leave(script, client, run)
+                await trio.sleep(60)
+                nursery.cancel_scope.cancel()
+    return theatre
+
+
+async def read(client: Client, run: Run) -> None:
+    try:
+        while data := await client.receive():
+            run.received += data
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass
+
+
+async def act(script: Script, client: Client, run: Run) -> None:
+    rest, turn = script.sent, 0
+    while rest:
+        size = script.segments[turn % len(script.segments)]
+        try:
+            await client.send(rest[:size])
+        except trio.BrokenResourceError:
+            return  # the server has closed: after a refusal, or a deadline
+        rest = rest[size:]
+        await trio.sleep(script.pauses[turn % len(script.pauses)])
+        turn += 1
+
+
+def leave(script: Script, client: Client, run: Run) -> None:
+    run.left_at = trio.current_time()
+    match script.how:
+        case "FIN" | "RESET":
+            client.leave(script.how)
+        case "HALF_CLOSE":
+            client.half_close_now()
+        case "VANISH":
+            client.vanish()
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(script=scripts)
+def test_whatever_a_client_does_the_records_tell_the_truth(script: Script) -> None:
+    run = Run()
+    stage = Stage("memory")
+    theatre = trio.run(play, script, run, stage, clock=MockClock(autojump_threshold=0))
+    judge(script, run, theatre.observed.all)
+
+
+def judge(script: Script, run: Run, records: list[Completed | Abandoned]) -> None:
+    assert run.started == run.ended, "a handler was left running"
+    assert [record.exchange_number for record in records] == list(range(1, len(records) + 1))
+    assert len(records) <= len(script.requests)
+    *earlier, last = records or [None]
+    assert all(isinstance(record, Completed) for record in earlier), "an abandonment ends the connection"
+    # HEAD of a stream has no body to write, so its handler counts nothing; nor does a head that never became whole.
+    counted = [record for record in records if record.method not in {"HEAD", None}]
+    if isinstance(last, Abandoned):
+        # The last one may have been ended before its handler, or its stream, had begun.
+        assert run.started in {len(counted), len(counted) - 1}
+        assert last.outcome is not Outcome.NOT_STARTED or run.started < len(records)
+        judge_abandoned(script, run, last)
+    else:
+        assert run.started == len(counted)
+    if any(record.method is None for record in records):
+        return  # the client was too slow: what it did after that met a closed connection
+    if script.how == "STAY" and script.reads:
+        assert [type(record) for record in records] == [Completed] * len(script.requests)
+        assert run.received.count(b"HTTP/1.1 ") == len(records)
+    if script.how == "HALF_CLOSE" and script.reads and script.half_close is not HalfClose.ABORT:
+        whole = script.leave_after == 1.0
+        if whole and run.left_at is not None:
+            assert [type(record) for record in records] == [Completed] * len(script.requests)
+
+
+def judge_abandoned(script: Script, run: Run, record: Abandoned) -> None:
+    assert record.status == TABLE[record.phase, record.cause]
+    assert record.cause in causes(script), record
+    assert run.left_at is not None
+    if record.noticed_at < run.left_at:
+        assert record.cause is Cause.WRITE_TIMEOUT
+        return
+    if record.cause in {Cause.FIN, Cause.RESET} and script.half_close is HalfClose.ABORT:
+        # At once; only a FIN behind unread bytes takes a quarter of a second. Nothing here fills a window.
+        assert record.noticed_at == run.left_at
+    if record.cause is Cause.VANISHED:
+        assert record.noticed_at == run.left_at + VANISH
+    if record.phase is Phase.HEAD:
+        assert record.method is None
+    else:
+        assert record.target == REQUESTS[script.requests[record.exchange_number - 1]].split()[1].decode()
+    if record.outcome is Outcome.CANCELLED and record.cause.by == "client" and record.phase is not Phase.HEAD:
+        slow = record.cause in {Cause.READ_TIMEOUT, Cause.WRITE_TIMEOUT}
+        assert slow or script.disconnect is not FINISH
+        if script.disconnect not in {CANCEL, FINISH} and not slow:
+            assert record.unwind_time > script.disconnect.seconds - 1e-9
+    if record.outcome is Outcome.CANCELLED and script.disconnect is CANCEL:
+        assert record.unwind_time in {0.0, 0.2} or 0.19 < record.unwind_time < 0.21
+
+
+def causes(script: Script) -> set[Cause]:
+    """Why an exchange may be abandoned, given what the client does."""
+    blocked = set() if script.reads else {Cause.WRITE_TIMEOUT}
+    match script.how:
+        case "FIN":
+            # A close with bytes unread is a reset; so is what a send, or a probe, to one that is gone comes back with.
+            return {Cause.FIN, Cause.RESET} | blocked
+        case "RESET":
+            return {Cause.RESET} | blocked
+        case "HALF_CLOSE":
+            return {Cause.FIN, Cause.DRAIN} | blocked
+        case "VANISH":
+            # Until it is given up for dead, the server may lose patience with it.
+            return {Cause.VANISHED, Cause.READ_TIMEOUT, Cause.WRITE_TIMEOUT} | blocked
+        case _:
+            return blocked | {Cause.DRAIN}
