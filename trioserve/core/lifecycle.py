@@ -229,7 +229,8 @@ class Lifecycle:
     def head_complete(self, phase: Phase, at: float, rules: ClientRules) -> Verdict:
         """A head is there and its handler about to start: a FIN that was left to the reader is judged now.
 
-        The FIN may have been heard during an earlier exchange, with this request already in our hands.
+        The FIN may have been heard during an earlier exchange, with this request already in our hands. To be told
+        before any other news of this exchange: a FIN that is heard in it is judged when it is heard.
         """
         if self.ended is not None or self.peer is Peer.OPEN:
             return Verdict.NOTHING
