@@ -13,7 +13,7 @@ A user replaces single cells with a mapping, all client-side cells with one numb
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trioserve.core.errors import ConfigError
 from trioserve.core.lifecycle import CLIENT_LEFT, CLIENT_SLOW, Cause, Phase
@@ -62,10 +62,10 @@ TABLE: Mapping[Cell, int | None] = {
 
 @dataclass(frozen=True, slots=True)
 class StatusPolicy:
-    """The table in force for a route. `function`, where there is one, decides instead of `cells`."""
+    """The table in force for a route. Where a cell has a function, that decides instead of the cell's code."""
 
     cells: Mapping[Cell, int | None]
-    function: StatusFunction | None = None
+    functions: Mapping[Cell, StatusFunction] = field(default_factory=dict)
 
     def status(self, phase: Phase, cause: Cause) -> int | None:
         """The status code for a cell; None if there is to be no record.
@@ -74,13 +74,14 @@ class StatusPolicy:
             KeyError: the cell is not in the table, that is, the combination cannot happen.
             Exception: whatever a user's function raises, or TypeError for an answer that is no status code.
         """
-        default = self.cells[phase, cause]
-        if default is None or self.function is None:
-            return default
-        status = self.function(phase, cause)
-        if not _is_status(status):
-            raise TypeError(f"abandoned_status function {self.function!r} returned {status!r}, not a status code")
-        return status
+        code = self.cells[phase, cause]
+        function = self.functions.get((phase, cause))
+        if function is None:
+            return code
+        code = function(phase, cause)
+        if not _is_status(code):
+            raise TypeError(f"abandoned_status function {function!r} returned {code!r}, not a status code")
+        return code
 
     def changed(self, change: StatusChange | None) -> StatusPolicy:
         """This policy with a user's change laid over it.
@@ -95,20 +96,22 @@ class StatusPolicy:
         if change is None:
             return self
         if isinstance(change, Mapping):
-            return StatusPolicy({**self.cells, **_checked(change)})
+            return self._with(_checked(change))
         if callable(change):
-            return StatusPolicy(self.cells, change)
+            return StatusPolicy(self.cells, {cell: change for cell, code in self.cells.items() if code is not None})
         if not _is_status(change):
             raise ConfigError(
                 f"abandoned_status={change!r}: give a status code (100-999), a mapping "
                 "{(Phase.HANDLER, Cause.FIN): 408} or a function (phase, cause) -> status code"
             )
-        clients = {
-            (phase, cause): change
-            for (phase, cause), status in self.cells.items()
-            if status is not None and cause in CLIENT_LEFT | CLIENT_SLOW
-        }
-        return StatusPolicy({**self.cells, **clients})
+        clients = CLIENT_LEFT | CLIENT_SLOW
+        return self._with(
+            {cell: change for cell, code in self.cells.items() if code is not None and cell[1] in clients}
+        )
+
+    def _with(self, codes: Mapping[Cell, int]) -> StatusPolicy:
+        functions = {cell: function for cell, function in self.functions.items() if cell not in codes}
+        return StatusPolicy({**self.cells, **codes}, functions)
 
 
 def _checked(change: Mapping[Cell, int]) -> Mapping[Cell, int]:
