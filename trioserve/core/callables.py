@@ -12,8 +12,8 @@ def is_async(function: Callable[..., Any]) -> bool:
     """True if calling `function` makes a coroutine: an async def, also behind a partial or as an object's call."""
     while isinstance(function, functools.partial):
         function = function.func
-    call = getattr(function, "__call__", None)  # noqa: B004 - the method itself is wanted, not whether there is one
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+    # What a call runs is the type's: of a class that is the making of an object, whatever its objects do.
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def name_of(function: Callable[..., Any]) -> str:

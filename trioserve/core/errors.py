@@ -29,7 +29,7 @@ class HTTPError(TrioserveError):
             raise ValueError(f"HTTPError takes a status code from 400 to 599, not {status}")
         self.status = status
         self.detail = detail or phrase(status)
-        super().__init__(f"{status} {self.detail}")
+        super().__init__(f"{status} {self.detail}".rstrip())
 
 
 class RequestError(HTTPError):
@@ -62,4 +62,6 @@ def phrase(status: int) -> str:
 
 def error_body(status: int, detail: str) -> bytes:
     """The body of an error answer for people: plain text, UTF-8, the code with its phrase and what was wrong."""
-    return f"{status} {phrase(status)}\n{detail}\n".encode()
+    title = f"{status} {phrase(status)}".rstrip()
+    # A handler may quote the client in `detail`: characters that UTF-8 cannot carry must not spoil the answer.
+    return f"{title}\n{detail}\n".encode(errors="replace")
