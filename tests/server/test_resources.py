@@ -143,7 +143,8 @@ async def test_nothing_is_left_of_hundreds_of_abandoned_exchanges(nursery, hangu
         await forty_come_and_go(app, server)
 
     assert app.running == 0
-    assert what_there_is() == before
+    # Less may be left than before: what earlier tests had left to the garbage collector.
+    assert {name: count for name, count in what_there_is().items() if count > before[name]} == {}
 
 
 async def forty_come_and_go(app: Busy, server: Running) -> None:
