@@ -1,0 +1,56 @@
+# Two commands do all the set-up: `make demo` and `make test`. They need make and Python >= 3.11, and nothing else.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# Lines and branches together, in percent, of what decides about departures and of what carries it out.
+COVERAGE := 90
+COVERED := trioserve/core/*,trioserve/connection/*
+
+.PHONY: help demo test lint format bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    serve an example application, and say what to try with it"
+	@echo "make test    everything that must hold: style, types, the import rule, tests, coverage"
+	@echo "make lint    style, types and the import rule only"
+	@echo "make format  format the code, and repair what can be repaired"
+	@echo "make bench   measure: how soon a departure is noticed, what leaks, what a request costs"
+	@echo "make clean   remove everything that was made"
+	@echo "PYTHON=python3.12 chooses another Python than python3."
+
+demo: $(INSTALLED)
+	$(BIN)/trioserve demo
+
+test: lint
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage report --include='$(COVERED)' --fail-under=$(COVERAGE)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks.departures
+	$(BIN)/python -m benchmarks.leaks
+	$(BIN)/python -m benchmarks.cpu
+
+# Made anew, and not updated, so that it is what pyproject.toml says and nothing besides.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  f"trioserve needs Python 3.11 or newer, and $(PYTHON) is {sys.version.split()[0]}; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .coverage .coverage.* .hypothesis .*_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
