@@ -1,7 +1,4 @@
-"""The command line, as a user meets it: a process with arguments, an environment, signals and two output streams.
-
-Every process runs with all warnings as errors, so that whatever it leaves open or deprecated is seen in its output.
-"""
+"""The command line, as a user meets it: a process with arguments, an environment, signals and two output streams."""
 
 from __future__ import annotations
 
@@ -12,17 +9,15 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import trio
 
+from tests.support.program import command, finished, trioserve
 from trioserve import Deadlines, Limits
 from trioserve.cli import main
-
-PATIENCE = 30  # seconds after which a process that says nothing more has hung
 
 SHOP = """
 import trio
@@ -62,85 +57,6 @@ def shop(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class Process:
-    """A running `trioserve`, with the lines that it has printed so far."""
-
-    def __init__(self, process: trio.Process) -> None:
-        self.process = process
-        self.stdout: list[str] = []
-        self.stderr: list[str] = []
-        self._printed = trio.lowlevel.ParkingLot()
-
-    async def collect(self, stream: trio.abc.ReceiveStream, lines: list[str]) -> None:
-        text = ""
-        async for data in stream:
-            text += data.decode()
-            *complete, text = text.split("\n")
-            lines += complete
-            self._printed.unpark_all()
-        assert text == "", "the last line is complete"
-
-    async def line(self, start: str) -> str:
-        """The first line that begins like this, as soon as it is printed."""
-        while True:
-            for line in self.stdout + self.stderr:
-                if line.startswith(start):
-                    return line
-            await self._printed.park()
-
-    async def port(self) -> int:
-        return int(re.search(r"http://127\.0\.0\.1:(\d+)", await self.line("trioserve: serving"))[1])
-
-    async def connect(self) -> trio.SocketStream:
-        return await trio.open_tcp_stream("127.0.0.1", await self.port())
-
-
-def environment(**variables: str) -> dict[str, str]:
-    """Ours, without settings that somebody may have made for a server of their own."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("TRIOSERVE_")} | variables
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-X", "dev", "-W", "error", "-m", "trioserve", *arguments]
-
-
-@asynccontextmanager
-async def trioserve(*arguments: str, cwd: Path, **variables: str) -> AsyncIterator[Process]:
-    """`trioserve` with these arguments and environment variables; killed at the end if it still runs."""
-    with trio.fail_after(PATIENCE):
-        started = await trio.lowlevel.open_process(
-            command(*arguments), cwd=cwd, env=environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        process = Process(started)
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(process.collect, started.stdout, process.stdout)
-                nursery.start_soon(process.collect, started.stderr, process.stderr)
-                try:
-                    yield process
-                finally:
-                    if started.returncode is None:
-                        started.kill()
-        finally:
-            with trio.CancelScope(shield=True):
-                await started.wait()
-            await trio.aclose_forcefully(started.stdout)
-            await trio.aclose_forcefully(started.stderr)
-
-
-def finished(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """`trioserve` with these arguments and environment variables, when it has ended."""
-    return subprocess.run(
-        command(*arguments),
-        cwd=cwd,
-        env=environment(**variables),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-
-
 def request(method: str, target: str, *fields: str, body: str = "") -> bytes:
     return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: shop", *fields, "", body]).encode()
 
@@ -165,20 +81,20 @@ CLOSE = "Connection: close"
 
 
 async def test_run_serves_the_application_and_prints_where(shop):
-    async with trioserve("run", "shop:app", "--port", "0", cwd=shop) as process:
-        line = await process.line("trioserve: serving")
+    async with trioserve("run", "shop:app", "--port", "0", cwd=shop) as program:
+        line = await program.line("trioserve: serving")
         assert re.fullmatch(
             r"trioserve: serving shop:app on http://127\.0\.0\.1:[1-9]\d* \(Ctrl-C to stop\)",
             line,
         )
-        assert await answer(await process.connect(), request("GET", "/hello", CLOSE)) == "HTTP/1.1 200 OK hello"
+        assert await answer(await program.connect(), request("GET", "/hello", CLOSE)) == "HTTP/1.1 200 OK hello"
 
 
 async def test_run_listens_on_every_host_given(shop):
     async with trioserve(
         "run", "shop:app", "--host", "127.0.0.1", "--host", "127.0.0.2", "--port", "0", cwd=shop
-    ) as process:
-        addresses = re.findall(r"http://([\d.]+):(\d+)", await process.line("trioserve: serving"))
+    ) as program:
+        addresses = re.findall(r"http://([\d.]+):(\d+)", await program.line("trioserve: serving"))
         assert [host for host, _ in addresses] == ["127.0.0.1", "127.0.0.2"]
         for host, port in addresses:
             stream = await trio.open_tcp_stream(host, int(port))
@@ -186,26 +102,24 @@ async def test_run_listens_on_every_host_given(shop):
 
 
 async def test_run_serves_a_unix_socket_and_removes_it_at_the_end(shop):
-    async with trioserve("run", "shop:app", "--unix", "s", cwd=shop) as process:
-        assert "on unix:s " in await process.line("trioserve: serving")
+    async with trioserve("run", "shop:app", "--unix", "s", cwd=shop) as program:
+        assert "on unix:s " in await program.line("trioserve: serving")
         stream = await trio.open_unix_socket(shop / "s")
         assert await answer(stream, request("GET", "/hello", CLOSE)) == "HTTP/1.1 200 OK hello"
-        process.process.send_signal(signal.SIGTERM)
-        assert await process.process.wait() == 0
+        assert await program.end(signal.SIGTERM) == 0
     assert not (shop / "s").exists()
 
 
 async def test_a_client_that_gives_up_cancels_the_handler_and_is_told_of_once(shop):
     """What `curl -m 0.3` does to a handler that sleeps for 30 s, and all that is ever printed about it."""
-    async with trioserve("run", "shop:app", "--port", "0", cwd=shop) as process:
-        client = await process.connect()
+    async with trioserve("run", "shop:app", "--port", "0", cwd=shop) as program:
+        client = await program.connect()
         await client.send_all(request("GET", "/sleep"))
-        await process.line("sleep: started")
+        await program.line("sleep: started")
         await client.aclose()
-        await process.line("hook:")
-        process.process.send_signal(signal.SIGTERM)
-        assert await process.process.wait() == 0
-    started, cancelled, access, hook = process.stdout
+        await program.line("hook:")
+        assert await program.end(signal.SIGTERM) == 0
+    started, cancelled, access, hook = program.stdout
     assert (started, cancelled) == ("sleep: started", "sleep: cancelled")
     assert re.fullmatch(
         r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} 127\.0\.0\.1:\d+ "
@@ -213,26 +127,24 @@ async def test_a_client_that_gives_up_cancels_the_handler_and_is_told_of_once(sh
         access,
     )
     assert hook == "hook: 499 HANDLER FIN /sleep"
-    serving, draining = process.stderr
+    serving, draining = program.stderr
     assert serving.startswith("trioserve: serving")
     assert draining.startswith("trioserve: draining")
 
 
 async def test_the_access_log_has_a_line_for_a_completed_exchange(shop):
-    async with trioserve("run", "shop:app", "--port", "0", cwd=shop) as process:
-        await answer(await process.connect(), request("GET", "/hello?a=b", CLOSE))
-        process.process.send_signal(signal.SIGTERM)
-        await process.process.wait()
-    (line,) = process.stdout
+    async with trioserve("run", "shop:app", "--port", "0", cwd=shop) as program:
+        await answer(await program.connect(), request("GET", "/hello?a=b", CLOSE))
+        assert await program.end(signal.SIGTERM) == 0
+    (line,) = program.stdout
     assert re.fullmatch(r'\S+ \S+ 127\.0\.0\.1:\d+ "GET /hello\?a=b HTTP/1\.1" 200 5B \d+\.\dms', line)
 
 
 async def test_no_access_log_prints_nothing(shop):
-    async with trioserve("run", "shop:app", "--port", "0", "--no-access-log", cwd=shop) as process:
-        await answer(await process.connect(), request("GET", "/hello", CLOSE))
-        process.process.send_signal(signal.SIGTERM)
-        await process.process.wait()
-    assert process.stdout == []
+    async with trioserve("run", "shop:app", "--port", "0", "--no-access-log", cwd=shop) as program:
+        await answer(await program.connect(), request("GET", "/hello", CLOSE))
+        assert await program.end(signal.SIGTERM) == 0
+    assert program.stdout == []
 
 
 async def test_an_application_that_sets_up_logging_gets_the_access_log_its_own_way(shop):
@@ -241,11 +153,10 @@ async def test_an_application_that_sets_up_logging_gets_the_access_log_its_own_w
         "logging.basicConfig(level=logging.INFO, stream=sys.stdout, format='own %(name)s')\n"
         "from shop import app\n"
     )
-    async with trioserve("run", "own:app", "--port", "0", cwd=shop) as process:
-        await answer(await process.connect(), request("GET", "/hello", CLOSE))
-        process.process.send_signal(signal.SIGTERM)
-        await process.process.wait()
-    assert process.stdout == ["own trioserve.access"]
+    async with trioserve("run", "own:app", "--port", "0", cwd=shop) as program:
+        await answer(await program.connect(), request("GET", "/hello", CLOSE))
+        assert await program.end(signal.SIGTERM) == 0
+    assert program.stdout == ["own trioserve.access"]
 
 
 # Signals
@@ -253,27 +164,27 @@ async def test_an_application_that_sets_up_logging_gets_the_access_log_its_own_w
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_the_first_signal_lets_an_exchange_under_way_end(shop, number):
-    async with trioserve("run", "shop:app", "--port", "0", cwd=shop) as process:
-        client = await process.connect()
+    async with trioserve("run", "shop:app", "--port", "0", cwd=shop) as program:
+        client = await program.connect()
         await client.send_all(request("POST", "/order", "Content-Length: 5", body="te"))
-        await process.line("order: started")
-        process.process.send_signal(number)
-        await process.line("trioserve: draining")
+        await program.line("order: started")
+        program.process.send_signal(number)
+        await program.line("trioserve: draining")
         assert (await answer(client, b"apo")) == "HTTP/1.1 200 OK teapo"
-        assert await process.process.wait() == 0
+        assert await program.process.wait() == 0
 
 
 async def test_the_second_signal_stops_at_once(shop):
-    async with trioserve("run", "shop:app", "--port", "0", cwd=shop) as process:
-        client = await process.connect()
+    async with trioserve("run", "shop:app", "--port", "0", cwd=shop) as program:
+        client = await program.connect()
         await client.send_all(request("GET", "/sleep"))
-        await process.line("sleep: started")
-        process.process.send_signal(signal.SIGINT)
-        await process.line("trioserve: draining")
-        process.process.send_signal(signal.SIGINT)
+        await program.line("sleep: started")
+        program.process.send_signal(signal.SIGINT)
+        await program.line("trioserve: draining")
+        program.process.send_signal(signal.SIGINT)
         assert (await everything(client)).startswith(b"HTTP/1.1 503 ")
-        assert await process.process.wait() == 0
-    assert "sleep: cancelled" in process.stdout
+        assert await program.process.wait() == 0
+    assert "sleep: cancelled" in program.stdout
 
 
 async def test_a_third_signal_does_not_cut_a_handler_that_cleans_up(shop):
@@ -295,21 +206,21 @@ async def test_a_third_signal_does_not_cut_a_handler_that_cleans_up(shop):
     )
     os.mkfifo(shop / "told")
     async with (
-        trioserve("run", "careful:app", "--port", "0", cwd=shop) as process,
-        await process.connect() as client,
+        trioserve("run", "careful:app", "--port", "0", cwd=shop) as program,
+        await program.connect() as client,
     ):
         await client.send_all(request("GET", "/"))
-        await process.line("started")
-        process.process.send_signal(signal.SIGINT)
-        await process.line("trioserve: draining")
-        process.process.send_signal(signal.SIGINT)
-        await process.line("cleaning up")
-        process.process.send_signal(signal.SIGINT)
-        await process.line("trioserve: stopping; waiting")
+        await program.line("started")
+        program.process.send_signal(signal.SIGINT)
+        await program.line("trioserve: draining")
+        program.process.send_signal(signal.SIGINT)
+        await program.line("cleaning up")
+        program.process.send_signal(signal.SIGINT)
+        await program.line("trioserve: stopping; waiting")
         async with await trio.open_file(shop / "told", "w"):
             pass
-        assert await process.process.wait() == 0
-    assert "clean" in process.stdout
+        assert await program.process.wait() == 0
+    assert "clean" in program.stdout
 
 
 # The environment
@@ -332,47 +243,46 @@ async def test_environment_variables_are_options(shop):
         TRIOSERVE_HALF_CLOSE="finish",
         TRIOSERVE_LIMIT_BODY="3",
         TRIOSERVE_DEADLINE_HANDLER="0.01",
-    ) as process:
-        assert "http://127.0.0.2:" in await process.line("trioserve: serving")
+    ) as program:
+        assert "http://127.0.0.2:" in await program.line("trioserve: serving")
 
         too_large = request("POST", "/order", "Content-Length: 4", CLOSE, body="four")
-        assert (await answer(await process.connect(), too_large)).startswith("HTTP/1.1 413 ")
+        assert (await answer(await program.connect(), too_large)).startswith("HTTP/1.1 413 ")
 
-        assert (await answer(await process.connect(), request("GET", "/sleep"))).startswith("HTTP/1.1 503 ")
+        assert (await answer(await program.connect(), request("GET", "/sleep"))).startswith("HTTP/1.1 503 ")
 
-        client = await process.connect()
+        client = await program.connect()
         await client.send_all(request("GET", "/hello"))
         await client.send_eof()
         assert (await everything(client)).endswith(b"hello")
 
-        process.process.send_signal(signal.SIGTERM)
-        await process.process.wait()
-    assert process.stdout == ["sleep: started", "sleep: cancelled"]
+        assert await program.end(signal.SIGTERM) == 0
+    assert program.stdout == ["sleep: started", "sleep: cancelled"]
 
 
 async def test_an_option_outranks_its_environment_variable(shop):
-    async with trioserve("run", "shop:app", "--port", "0", cwd=shop, TRIOSERVE_PORT="1") as process:
-        assert await process.port() > 1
+    async with trioserve("run", "shop:app", "--port", "0", cwd=shop, TRIOSERVE_PORT="1") as program:
+        assert await program.port() > 1
 
 
 async def test_a_deadline_or_limit_may_be_infinite(shop):
     async with trioserve(
         "run", "shop:app", "--port", "0", "--limit-body", "inf", "--deadline-idle", "inf", cwd=shop
-    ) as process:
-        assert await answer(await process.connect(), request("GET", "/hello", CLOSE)) == "HTTP/1.1 200 OK hello"
+    ) as program:
+        assert await answer(await program.connect(), request("GET", "/hello", CLOSE)) == "HTTP/1.1 200 OK hello"
 
 
 # trioserve demo
 
 
 async def test_demo_prints_what_to_try_and_serves_it(tmp_path):
-    async with trioserve("demo", "--port", "0", cwd=tmp_path) as process:
-        await process.line("What the server hears")
-        printed = "\n".join(process.stdout)
-        address = f"http://127.0.0.1:{await process.port()}"
+    async with trioserve("demo", "--port", "0", cwd=tmp_path) as program:
+        await program.line("What the server hears")
+        printed = "\n".join(program.stdout)
+        address = await program.address()
         assert f"curl -m 2 {address}/report/2025" in printed
         host = f"Host: {address.removeprefix('http://')}"
-        served = await answer(await process.connect(), f"GET / HTTP/1.1\r\n{host}\r\n{CLOSE}\r\n\r\n".encode())
+        served = await answer(await program.connect(), f"GET / HTTP/1.1\r\n{host}\r\n{CLOSE}\r\n\r\n".encode())
         assert printed.strip() in served
 
 

@@ -1,0 +1,155 @@
+"""The documents: every Python block in them runs, does what the text says, and every link leads somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from sybil.document import Document
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+from tests.docs.clients import Log, ask, leave, request
+from trioserve import Config
+from trioserve.testing import memory_server
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("", "docs", "docs/decisions", "examples", "benchmarks", "trioserve/*")
+DOCUMENTS = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/*.md".removeprefix("/")))
+
+
+def run(path: Path) -> dict[str, Any]:
+    """Run all Python blocks of a document, one after another; what they have defined."""
+    document = Document.parse(str(path), PythonCodeBlockParser())
+    for example in document.examples():
+        example.evaluate()
+    return document.namespace
+
+
+@pytest.fixture(scope="module")
+def readme() -> dict[str, Any]:
+    return run(ROOT / "README.md")
+
+
+@pytest.fixture(scope="module")
+def departure() -> dict[str, Any]:
+    return run(ROOT / "docs/departure.md")
+
+
+# All documents
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_python_block_runs(path):
+    run(path)
+
+
+def anchors(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_to_a_file_and_a_heading(path):
+    for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name) if name else path
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+# README.md
+
+
+async def test_the_first_example_stops_when_its_client_leaves(readme, autojump_clock, capsys):
+    log = Log()
+    async with memory_server(readme["app"], Config(observers=(log,))) as server:
+        await leave(server.connect(), request("GET /reports/2025"))
+    (record,) = log.records
+    assert record.unwound_at - record.started_at == pytest.approx(1)
+    assert capsys.readouterr().out == "499 HANDLER FIN /reports/2025\n"
+    assert "\n499 HANDLER FIN /reports/2025\n" in (ROOT / "README.md").read_text()
+
+
+async def test_the_first_example_answers_a_client_that_stays(readme, autojump_clock):
+    async with memory_server(readme["app"]) as server:
+        assert await ask(server, "GET /reports/2025") == (200, b'{"year":2025}')
+    assert trio.current_time() >= 30
+
+
+async def test_the_handlers_of_the_readme_answer(readme, autojump_clock):
+    async with memory_server(readme["app"]) as server:
+        assert await ask(server, "GET /primes/20") == (200, b"[2,3,5,7,11,13,17,19]")
+        assert await ask(server, "POST /lines", b"one\ntwo\n") == (200, b'{"lines":2}')
+        assert await ask(server, "POST /payments", b'{"sum":7}') == (201, b'{"paid":7}')
+        assert await ask(server, "GET /exports/all") == (200, b"...")
+        status, body = await ask(server, "GET /exports/some")
+        assert (status, b"there is no export 'some'" in body) == (404, True)
+        assert await ask(server, "POST /jobs") == (204, b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "outcome", "unwind_time"),
+    [
+        (request("GET /ticks"), 499, "cancelled", 0),
+        (request("POST /payments", b'{"sum":7}'), 499, "finished", 1),
+        (request("GET /exports/all"), 499, "cancelled", 10),
+        (request("POST /jobs"), 202, "cancelled", 0),
+    ],
+    ids=["stream", "FINISH", "Grace", "abandoned_status"],
+)
+async def test_the_policies_of_the_readme_when_the_client_leaves(
+    readme, autojump_clock, data, status, outcome, unwind_time
+):
+    log = Log()
+    async with memory_server(readme["app"], Config(observers=(log,))) as server:
+        await leave(server.connect(), data)
+    (record,) = log.records
+    assert (record.status, record.outcome) == (status, outcome)
+    assert record.unwind_time == pytest.approx(unwind_time)
+
+
+async def test_the_metrics_of_the_readme_count_both_kinds_of_record(readme, autojump_clock):
+    metrics = readme["Metrics"]()
+    async with memory_server(readme["app"], Config(observers=(metrics,))) as server:
+        await ask(server, "GET /primes/9")
+        await leave(server.connect(), request("GET /reports/2025"))
+    assert metrics.count == {("/primes/{limit:int}", 200): 1, ("/reports/{year:int}", 499): 1}
+
+
+def test_the_embedded_server_of_the_readme_listens(capsys):
+    run(ROOT / "README.md")
+    assert re.fullmatch(r"listening on http://127\.0\.0\.1:[1-9]\d*\n", capsys.readouterr().out)
+
+
+# docs/departure.md
+
+
+async def test_the_clean_up_of_the_departure_page_runs_under_its_shield(departure, autojump_clock):
+    log = Log()
+    async with memory_server(departure["app"], Config(observers=(log,))) as server:
+        await leave(server.connect(), request("POST /rooms/blue"))
+    (record,) = log.records
+    assert (record.outcome, departure["taken"]) == ("cancelled", set())
+    assert record.unwind_time == pytest.approx(0.2)
+
+
+async def test_the_payment_of_the_departure_page_is_finished_once_it_has_its_body(departure, autojump_clock):
+    log = Log()
+    async with memory_server(departure["app"], Config(observers=(log,))) as server:
+        await leave(server.connect(), request("POST /payments", b'{"sum":7}'), after=0.5)
+    (record,) = log.records
+    assert record.outcome == "finished"
+
+
+async def test_the_payment_of_the_departure_page_fails_quietly_without_its_body(departure, autojump_clock, caplog):
+    log = Log()
+    async with memory_server(departure["app"], Config(observers=(log,), access_log=False)) as server:
+        await leave(server.connect(), request("POST /payments", b'{"su', length=9))
+    (record,) = log.records
+    assert (record.phase, record.outcome, type(record.exception).__name__) == ("BODY", "failed", "ClientGone")
+    assert caplog.records == []

@@ -1,0 +1,106 @@
+"""The command line as a process: with arguments, an environment, and two output streams.
+
+Every process runs with all warnings as errors, so that whatever it leaves open or deprecated is seen in its output.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+LIFETIME = 30
+"""Seconds after which a process that says nothing more has hung. None lives so long unless its test fails."""
+
+
+class Program:
+    """A running `trioserve`, with the lines that it has printed so far."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self.process = process
+        self.stdout: list[str] = []
+        self.stderr: list[str] = []
+        self._printed = trio.lowlevel.ParkingLot()
+
+    async def collect(self, stream: trio.abc.ReceiveStream, lines: list[str]) -> None:
+        text = ""
+        async for data in stream:
+            text += data.decode()
+            *complete, text = text.split("\n")
+            lines += complete
+            self._printed.unpark_all()
+        assert text == "", "the last line is complete"
+
+    async def line(self, start: str) -> str:
+        """The first line that begins like this, as soon as it is printed."""
+        while True:
+            for line in self.stdout + self.stderr:
+                if line.startswith(start):
+                    return line
+            await self._printed.park()
+
+    async def address(self) -> str:
+        """The first address that it serves."""
+        return re.search(r" on (http://[^, ]+)", await self.line("trioserve: serving"))[1]
+
+    async def port(self) -> int:
+        return int((await self.address()).rpartition(":")[2])
+
+    async def connect(self) -> trio.SocketStream:
+        return await trio.open_tcp_stream("127.0.0.1", await self.port())
+
+    async def end(self, number: int) -> int:
+        """Send a signal; the exit code."""
+        self.process.send_signal(number)
+        return await self.process.wait()
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Ours, without settings that somebody may have made for a server of their own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TRIOSERVE_")} | variables
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-X", "dev", "-W", "error", "-m", "trioserve", *arguments]
+
+
+@asynccontextmanager
+async def trioserve(*arguments: str, cwd: Path, **variables: str) -> AsyncIterator[Program]:
+    """`trioserve` with these arguments and environment variables; killed at the end if it still runs."""
+    with trio.fail_after(LIFETIME):
+        process = await trio.lowlevel.open_process(
+            command(*arguments), cwd=cwd, env=environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        program = Program(process)
+        async with process.stdout, process.stderr:
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(program.collect, process.stdout, program.stdout)
+                    nursery.start_soon(program.collect, process.stderr, program.stderr)
+                    try:
+                        yield program
+                    finally:
+                        if process.returncode is None:
+                            process.kill()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await process.wait()
+
+
+def finished(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`trioserve` with these arguments and environment variables, when it has ended."""
+    return subprocess.run(
+        command(*arguments),
+        cwd=cwd,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=LIFETIME,
+        check=False,
+    )
