@@ -19,7 +19,7 @@ import trio
 from trioserve.connection.timers import Timers
 from trioserve.connection.transport import Transport
 from trioserve.core.errors import ClientGone
-from trioserve.core.lifecycle import Cause, ClientRules, End, Lifecycle, Phase, Verdict
+from trioserve.core.lifecycle import Cause, ClientRules, End, Lifecycle, Peer, Phase, Verdict
 
 
 class Departure:
@@ -70,6 +70,8 @@ class Departure:
 
     def head_complete(self) -> None:
         """A handler is about to start: is there news of the peer that was not judged yet?"""
+        if self._lifecycle.peer is Peer.OPEN:
+            return  # the usual case, and the only one for which a request pays
         phase, rules = self._situation()
         self._carry_out(self._lifecycle.head_complete(phase, trio.current_time(), rules), rules)
 
