@@ -84,7 +84,7 @@ class Request:
         """
         body = await self.body()
         try:
-            return json.loads(body)
+            return json.loads(body, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
             raise HTTPError(400, f"the request body is not JSON: {error}") from None
 
@@ -119,6 +119,11 @@ class BodyStream:
         if not part:
             raise StopAsyncIteration
         return part
+
+
+def _no_constant(name: str) -> None:
+    """NaN and the infinities, which Python's parser takes, are no JSON (RFC 8259 §6)."""
+    raise ValueError(f"{name} is no number")
 
 
 def path_of(target: str) -> str:

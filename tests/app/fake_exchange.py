@@ -1,0 +1,96 @@
+"""A fake `Exchange`: one request in memory, and what was answered to it. It keeps the rules of the real one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import trio
+
+from trioserve.core.engine import NO_CONTENT
+from trioserve.core.errors import ResponseError
+from trioserve.core.messages import Field, RequestHead
+
+
+class FakeExchange:
+    """Args:
+    parts: the request's content as it arrives; an exception among them is raised when its turn comes.
+    """
+
+    max_body = float("inf")
+
+    def __init__(
+        self,
+        method: str = "GET",
+        target: str = "/",
+        *,
+        fields: Sequence[Field] = (),
+        parts: Iterable[bytes | Exception] = (),
+        http_version: str = "1.1",
+        client: tuple[str, int] | None = ("127.0.0.1", 50_000),
+    ) -> None:
+        self.head = RequestHead(method, target, http_version, fields, None)
+        self.client = client
+        self._parts = list(parts)
+        # What happened, in order: "starts", "thread", "head", "part", "end".
+        self.log: list[str] = []
+        self.status: int | None = None
+        self.fields: list[Field] = []
+        self.parts: list[bytes] = []
+        self._complete = False
+
+    @property
+    def body(self) -> bytes:
+        """The content of the response, which is complete."""
+        assert self._complete, "the response has no end"
+        return b"".join(self.parts)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {name.decode(): value.decode() for name, value in self.fields}
+
+    def handler_starts(self) -> None:
+        self.log.append("starts")
+
+    async def run_in_thread(self, function: Callable[[], Any]) -> Any:
+        self.log.append("thread")
+        self.handler_starts()
+        return await trio.to_thread.run_sync(function)
+
+    def content_allowed(self, status: int) -> bool:
+        return status not in NO_CONTENT and self.head.method != "HEAD"
+
+    async def receive_part(self) -> bytes:
+        if not self._parts:
+            return b""
+        part = self._parts.pop(0)
+        if isinstance(part, Exception):
+            raise part
+        return part
+
+    async def respond(self, status: int, fields: Sequence[Field], body: bytes) -> None:
+        await self.start_response(status, fields)
+        if body and self.content_allowed(status):
+            self.parts.append(body)
+        await self.end_response()
+
+    async def start_response(self, status: int, fields: Sequence[Field]) -> None:
+        if self.status is not None:
+            raise ResponseError("a response was begun already")
+        self.log.append("head")
+        self.status, self.fields = status, list(fields)
+
+    async def send_part(self, data: bytes) -> None:
+        if self.status is None or self._complete:
+            raise ResponseError("there is no response in progress")
+        self.log.append("part")
+        await trio.lowlevel.checkpoint()
+        assert isinstance(data, bytes)
+        if data and self.content_allowed(self.status):
+            self.parts.append(data)
+
+    async def end_response(self) -> None:
+        if self.status is None or self._complete:
+            raise ResponseError("there is no response in progress")
+        self.log.append("end")
+        self._complete = True

@@ -1,0 +1,139 @@
+"""Request: what a handler is given."""
+
+from __future__ import annotations
+
+import pytest
+from fake_exchange import FakeExchange
+
+from trioserve.app.request import Request, path_of
+from trioserve.core.errors import ClientGone, HTTPError, RequestError, ResponseError
+
+
+def request(*parts: bytes | Exception, target: str = "/", **more) -> Request:
+    return Request(FakeExchange("POST", target, parts=parts, **more), {})
+
+
+def test_a_request_tells_what_its_head_says():
+    made = Request(
+        FakeExchange("PUT", "/a%20b/7?x=1&y=%20", fields=[(b"x-one", b"1")], http_version="1.0"), {"number": 7}
+    )
+    assert made.method == "PUT"
+    assert made.target == "/a%20b/7?x=1&y=%20"
+    assert made.path == "/a b/7"
+    assert made.query_string == "x=1&y=%20"
+    assert made.http_version == "1.0"
+    assert made.headers["X-One"] == "1"
+    assert made.client == ("127.0.0.1", 50_000)
+    assert made.path_params == {"number": 7}
+
+
+def test_on_a_unix_socket_there_is_no_client_address():
+    assert request(client=None).client is None
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query"),
+    [
+        ("/", "/", ""),
+        ("/?", "/", ""),
+        ("/x?a?b", "/x", "a?b"),
+        ("/caf%C3%A9", "/café", ""),
+        ("/%FF", "/\N{REPLACEMENT CHARACTER}", ""),
+        ("/a+b", "/a+b", ""),
+        ("http://host", "/", ""),
+        ("http://host/", "/", ""),
+        ("http://host/x/y?z=/1", "/x/y", "z=/1"),
+        ("http://host?x=/y", "/", "x=/y"),
+        ("https://user@host:8000/x", "/x", ""),
+        ("/http://host/x", "/http://host/x", ""),
+        ("*", "*", ""),
+        ("host:443", "host:443", ""),
+        ("://x/y", "://x/y", ""),
+    ],
+)
+def test_rfc9112_3_2_the_path_is_that_of_the_target_in_each_of_its_forms(target, path, query):
+    assert request(target=target).path == path
+    assert request(target=target).query_string == query
+
+
+def test_the_path_for_routing_is_not_decoded():
+    assert path_of("http://host/a%2Fb?c") == "/a%2Fb"
+
+
+# The body
+
+
+async def test_the_body_is_all_its_parts():
+    assert await request(b"one ", b"two").body() == b"one two"
+    assert await request().body() == b""
+
+
+async def test_the_body_may_be_asked_for_again():
+    made = request(b"one")
+    assert await made.body() == await made.body() == b"one"
+
+
+async def test_the_stream_is_the_parts_as_they_arrive():
+    assert [part async for part in request(b"one", b"two").stream()] == [b"one", b"two"]
+    assert [part async for part in request().stream()] == []
+
+
+async def test_a_stream_that_has_ended_stays_ended():
+    stream = request(b"one").stream()
+    assert [part async for part in stream] == [b"one"]
+    assert [part async for part in stream] == []
+
+
+async def test_a_stream_can_be_left_and_taken_up_again():
+    stream = request(b"one", b"two", b"three").stream()
+    async for part in stream:
+        assert part == b"one"
+        break
+    assert [part async for part in stream] == [b"two", b"three"]
+
+
+async def test_the_body_can_be_read_once():
+    made = request(b"one")
+    made.stream()
+    with pytest.raises(ResponseError, match="read already"):
+        made.stream()
+    with pytest.raises(ResponseError, match="read already"):
+        await made.body()
+
+
+async def test_a_stream_after_the_body_is_refused():
+    made = request(b"one")
+    await made.body()
+    with pytest.raises(ResponseError, match="read already"):
+        made.stream()
+
+
+@pytest.mark.parametrize("error", [RequestError(413), ClientGone()])
+async def test_what_ends_the_body_early_is_raised(error):
+    with pytest.raises(type(error)):
+        await request(b"one", error).body()
+    with pytest.raises(type(error)):
+        await request(b"one", error).json()
+    parts = []
+    with pytest.raises(type(error)):
+        parts.extend([part async for part in request(b"one", error).stream()])
+
+
+async def test_json_is_what_the_body_says():
+    assert await request(b'{"a": [1, ', b'"\xc3\xa9"]}').json() == {"a": [1, "é"]}
+
+
+async def test_json_and_the_body_may_both_be_asked_for():
+    made = request(b"[1]")
+    assert await made.json() == await made.json() == [1]
+    assert await made.body() == b"[1]"
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"{'a': 1}", b"\xff\xff", b"[1] x", b"[" * 100_000, b"1" * 5000, b"NaN", b"[-Infinity]"]
+)
+async def test_what_is_no_json_is_a_400(body):
+    with pytest.raises(HTTPError, match="not JSON") as caught:
+        await request(body).json()
+    assert caught.value.status == 400
+    assert not isinstance(caught.value, RequestError), "HTTP itself was right: the connection may go on"
