@@ -27,6 +27,9 @@ class Response:
         status: 200-599.
         headers: a mapping, or pairs where a name may come twice. Content-Length and Date are added.
         content_type: the Content-Type; by default text/plain for text and application/octet-stream for bytes.
+
+    Raises:
+        ResponseError: the body is neither text nor bytes, or a header is not text in ISO-8859-1.
     """
 
     __slots__ = ("body", "headers", "status")
@@ -39,6 +42,8 @@ class Response:
         headers: HeaderItems = (),
         content_type: str | None = None,
     ) -> None:
+        if not isinstance(body, str | bytes):
+            raise ResponseError(f"a response body is str or bytes, not {type(body).__name__}; is it Response.json?")
         if content_type is None and body:
             content_type = "text/plain; charset=utf-8" if isinstance(body, str) else "application/octet-stream"
         self.status = status
@@ -52,7 +57,7 @@ class Response:
         Raises:
             TypeError, ValueError: `value` cannot be JSON.
         """
-        text = _json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        text = _json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         return cls(text, status=status, headers=headers, content_type="application/json")
 
     @classmethod
@@ -106,10 +111,10 @@ def fields_of(headers: HeaderItems, content_type: str | None) -> list[Field]:
     items = headers.items() if isinstance(headers, Mapping) else headers
     try:
         fields = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in items]
+        if content_type is not None and not any(name == b"content-type" for name, _ in fields):
+            fields.append((b"content-type", content_type.encode("latin-1")))
     except (UnicodeEncodeError, AttributeError) as error:
         raise ResponseError(f"a response header is not text that HTTP can carry: {error}") from None
-    if content_type is not None and not any(name == b"content-type" for name, _ in fields):
-        fields.append((b"content-type", content_type.encode("latin-1")))
     return fields
 
 

@@ -1,0 +1,201 @@
+"""Response: what a handler returns, and how it is sent."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import trio
+from fake_exchange import FakeExchange
+
+from trioserve.app.response import Response, as_response
+from trioserve.core.errors import ResponseError
+
+
+async def sent(response: Response, method: str = "GET") -> FakeExchange:
+    exchange = FakeExchange(method)
+    await response.send_to(exchange)
+    return exchange
+
+
+# Whole responses
+
+
+@pytest.mark.parametrize(
+    ("response", "status", "fields", "body"),
+    [
+        (Response(), 200, [], b""),
+        (Response("é"), 200, [(b"content-type", b"text/plain; charset=utf-8")], "é".encode()),
+        (Response(b"\xff"), 200, [(b"content-type", b"application/octet-stream")], b"\xff"),
+        (Response(status=404), 404, [], b""),
+        (Response("x", content_type="text/html"), 200, [(b"content-type", b"text/html")], b"x"),
+        (Response(content_type="text/html"), 200, [(b"content-type", b"text/html")], b""),
+        (Response("x", headers={"Content-Type": "text/css"}), 200, [(b"content-type", b"text/css")], b"x"),
+        (Response(headers={"X-One": "1", "x-two": "é"}), 200, [(b"x-one", b"1"), (b"x-two", b"\xe9")], b""),
+        (Response(headers=[("x", "1"), ("X", "2")]), 200, [(b"x", b"1"), (b"x", b"2")], b""),
+        (Response(headers=iter([("x", "1")])), 200, [(b"x", b"1")], b""),
+    ],
+)
+async def test_a_whole_response_is_sent_as_it_was_made(response, status, fields, body):
+    exchange = await sent(response)
+    assert (exchange.status, exchange.fields, exchange.body) == (status, fields, body)
+
+
+async def test_a_response_may_be_sent_again():
+    response = Response("x", headers=iter([("x", "1")]))
+    first, second = await sent(response), await sent(response)
+    assert (first.fields, first.body) == (second.fields, second.body)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"é": "x"}, {"x": "ε"}, {"x": 1}, {1: "x"}, {"x": None}, {b"x": b"y"}],
+)
+def test_a_header_that_is_no_text_for_http_is_a_response_error(headers):
+    with pytest.raises(ResponseError, match="response header"):
+        Response(headers=headers)
+
+
+def test_a_content_type_that_is_no_text_for_http_is_a_response_error():
+    with pytest.raises(ResponseError, match="response header"):
+        Response("x", content_type="text/ε")
+
+
+@pytest.mark.parametrize("body", [{"a": 1}, [1], 5, None, bytearray(b"x"), object()])
+def test_a_body_that_is_neither_text_nor_bytes_is_a_response_error_that_names_its_type(body):
+    with pytest.raises(ResponseError, match=f"not {type(body).__name__}"):
+        Response(body)
+
+
+# JSON
+
+
+@pytest.mark.parametrize(
+    ("value", "body"),
+    [
+        ({"a": [1, None, True]}, b'{"a":[1,null,true]}'),
+        ([], b"[]"),
+        ("é", '"é"'.encode()),
+        (None, b"null"),
+        (1.5, b"1.5"),
+    ],
+)
+async def test_json_is_compact_and_utf_8(value, body):
+    exchange = await sent(Response.json(value, status=201, headers={"x": "1"}))
+    assert exchange.status == 201
+    assert exchange.headers == {"x": "1", "content-type": "application/json"}
+    assert exchange.body == body
+
+
+async def test_json_may_have_another_media_type():
+    exchange = await sent(Response.json({}, headers={"content-type": "application/problem+json"}))
+    assert exchange.headers == {"content-type": "application/problem+json"}
+
+
+CIRCLE: list = []
+CIRCLE.append(CIRCLE)
+
+
+@pytest.mark.parametrize(
+    "value", [object(), {1, 2}, {"a": b"x"}, CIRCLE, math.nan, math.inf, {"a": [-math.inf]}, "\udc80"]
+)
+def test_what_cannot_be_json_is_refused_when_the_response_is_made(value):
+    with pytest.raises((TypeError, ValueError)):
+        Response.json(value)
+
+
+# Streams
+
+
+async def write_three(send):
+    await send(b"one ")
+    await send("zwölf ")
+    await send(b"")
+    await send(b"three")
+
+
+async def test_a_stream_is_sent_part_by_part_after_its_head():
+    exchange = await sent(Response.stream(write_three, status=206, headers={"x": "1"}, content_type="text/plain"))
+    assert exchange.status == 206
+    assert exchange.headers == {"x": "1", "content-type": "text/plain"}
+    assert [part for part in exchange.parts if part] == [b"one ", "zwölf ".encode(), b"three"]
+    assert exchange.log == ["head", "part", "part", "part", "part", "end"]
+
+
+async def test_a_stream_is_of_bytes_unless_it_says_otherwise():
+    assert (await sent(Response.stream(write_three))).headers == {"content-type": "application/octet-stream"}
+
+
+async def test_a_stream_of_nothing_is_complete():
+    async def write_nothing(_send): ...
+
+    assert (await sent(Response.stream(write_nothing))).body == b""
+
+
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304)])
+async def test_a_stream_is_not_written_where_no_content_is_allowed(method, status):
+    async def write(_send):
+        pytest.fail("write_body was called")
+
+    exchange = await sent(Response.stream(write, status=status), method)
+    assert exchange.log == ["head", "end"]
+
+
+async def test_a_stream_that_fails_has_no_end():
+    async def write(send):
+        await send(b"x")
+        raise ZeroDivisionError
+
+    exchange = FakeExchange()
+    with pytest.raises(ZeroDivisionError):
+        await Response.stream(write).send_to(exchange)
+    assert exchange.log == ["head", "part"]
+
+
+async def test_a_stream_is_written_in_the_task_and_the_scope_of_its_exchange():
+    tasks = []
+
+    async def write(send):
+        tasks.append(trio.lowlevel.current_task())
+        await send(b"x")
+        scope.cancel()
+        await send(b"y")
+
+    exchange = FakeExchange()
+    with trio.CancelScope() as scope:
+        await Response.stream(write).send_to(exchange)
+    assert scope.cancelled_caught
+    assert tasks == [trio.lowlevel.current_task()]
+    assert exchange.parts == [b"x"]
+
+
+# What a handler may return
+
+
+@pytest.mark.parametrize(
+    ("value", "status", "content_type", "body"),
+    [
+        ("é", 200, "text/plain; charset=utf-8", "é".encode()),
+        ("", 200, None, b""),
+        (b"x", 200, "application/octet-stream", b"x"),
+        ({"a": 1}, 200, "application/json", b'{"a":1}'),
+        ({}, 200, "application/json", b"{}"),
+        ([1], 200, "application/json", b"[1]"),
+        (None, 204, None, b""),
+        (Response("x", status=418), 418, "text/plain; charset=utf-8", b"x"),
+    ],
+)
+async def test_what_is_plainly_a_response_is_one(value, status, content_type, body):
+    exchange = await sent(as_response(value))
+    assert (exchange.status, exchange.headers.get("content-type"), exchange.body) == (status, content_type, body)
+
+
+def test_a_response_is_itself():
+    response = Response.stream(write_three)
+    assert as_response(response) is response
+
+
+@pytest.mark.parametrize("value", [1, 1.5, True, (1, 2), {1}, object(), bytearray(b"x"), Response, (200, "x")])
+def test_what_is_no_response_is_a_response_error_that_names_its_type(value):
+    with pytest.raises(ResponseError, match=f"it returned {type(value).__name__}, which is no response"):
+        as_response(value)
