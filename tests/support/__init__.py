@@ -3,9 +3,9 @@
 Everything that waits has a bound, so that a test whose event does not come fails and does not hang.
 """
 
-from tests.support.client import PATIENCE, Answer, Client, Cut, connect
+from tests.support.client import Answer, Client, Cut, connect
 from tests.support.server import Records, Running, happens, start
-from tests.support.sockets import reset, tcp_pair
+from tests.support.sockets import PATIENCE, reset, something_arrives, tcp_pair
 
 __all__ = [
     "PATIENCE",
@@ -17,6 +17,7 @@ __all__ = [
     "connect",
     "happens",
     "reset",
+    "something_arrives",
     "start",
     "tcp_pair",
 ]

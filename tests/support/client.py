@@ -8,11 +8,8 @@ from dataclasses import dataclass, field
 import h11
 import trio
 
-from tests.support.sockets import reset
+from tests.support.sockets import PATIENCE, reset
 from trioserve import TcpAddress, UnixAddress
-
-PATIENCE = 10
-"""Seconds after which an event that should come counts as missing. No test waits so long unless it fails."""
 
 
 @dataclass

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import trio
 
-from tests.support.client import PATIENCE, Client, connect
+from tests.support.client import Client, connect
+from tests.support.sockets import PATIENCE
 from trioserve import Abandoned, App, Completed, Config, TcpAddress, serve
 
 LOOPBACK = TcpAddress("127.0.0.1", 0)

@@ -7,6 +7,11 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import trio
+
+PATIENCE = 10
+"""Seconds after which an event that should come counts as missing. No test waits so long unless it fails."""
+
 
 @contextmanager
 def tcp_pair(*, receive_buffer: int | None = None) -> Iterator[tuple[socket.socket, socket.socket]]:
@@ -31,3 +36,9 @@ def reset(sock: socket.socket) -> None:
     """Close so that the peer gets a RST."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
+
+
+async def something_arrives(sock: socket.socket | int) -> None:
+    """Wait until the socket (or another descriptor) has something to read: bytes, a FIN or a RST."""
+    with trio.fail_after(PATIENCE):
+        await trio.lowlevel.wait_readable(sock)
