@@ -13,6 +13,7 @@ registration, not at the first request.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -32,6 +33,8 @@ HookT = TypeVar("HookT", bound=Hook)
 
 KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 """RFC 9110 §9 and RFC 5789. Any other method is 501, unless a route is registered for it."""
+
+_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token: RFC 9110 §9.1
 
 
 class App:
@@ -92,16 +95,18 @@ class App:
 
         Args:
             path: such as "/reports/{year:int}"; converters are str (default), int and path.
-            methods: such as ["GET"]. GET serves HEAD too.
+            methods: such as ["GET"]; in any case, they become upper case. GET serves HEAD too.
             disconnect, half_close, abandoned_status: for this route, instead of the app's.
             deadline: seconds from the handler's start to the response's end; then it is cancelled and answered 503.
                 None: `Deadlines.handler`.
             max_body: bytes of request content; beyond it 413. None: `Limits.body`.
 
         Raises:
-            ConfigError: something does not fit: the path, a policy, the handler's parameters, or the route exists.
+            ConfigError: something does not fit: the path, the methods, a policy, the handler's parameters, or the
+                route exists.
         """
         pattern = Pattern(path)
+        methods = _checked_methods(methods)
         rules = Rules(
             disconnect=self.rules.disconnect if disconnect is None else _checked_policy(disconnect),
             half_close=self.rules.half_close if half_close is None else HalfClose.of(half_close),
@@ -111,7 +116,11 @@ class App:
         )
 
         def register(handler: H) -> H:
-            self._router.add([method.upper() for method in methods], pattern, Route(pattern, handler, rules))
+            route = Route(pattern, handler, rules)
+            try:
+                self._router.add(methods, pattern, route)
+            except ConfigError as error:
+                raise ConfigError(f"handler {name_of(handler)}: {error}") from None
             return handler
 
         return register
@@ -249,7 +258,20 @@ def _checked_policy(policy: DisconnectPolicy) -> DisconnectPolicy:
     return policy
 
 
+def _checked_methods(methods: Sequence[str]) -> Sequence[str]:
+    if (
+        isinstance(methods, str)  # which is a sequence of letters too
+        or not methods
+        or not all(isinstance(method, str) and _METHOD.fullmatch(method) for method in methods)
+    ):
+        raise ConfigError(f'methods={methods!r}; give a list of method names, such as ["GET", "POST"]')
+    return [method.upper() for method in methods]
+
+
 def _checked_positive(name: str, value: float | None) -> float | None:
-    if value is not None and not value > 0:
-        raise ConfigError(f"{name}={value!r}; it must be positive (math.inf: no limit)")
+    if value is None:
+        return None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and value > 0):
+        raise ConfigError(f"{name}={value!r}; it must be a positive number (math.inf: no limit)")
     return value

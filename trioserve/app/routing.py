@@ -11,7 +11,7 @@ all others are upper case; `%2F` stays what it is, so a segment may contain an e
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote, unquote, unquote_to_bytes
@@ -130,11 +130,11 @@ class Router(Generic[R]):
         self._patterns: dict[str, tuple[Pattern, dict[str, R]]] = {}
         self._methods: set[str] = set()
 
-    def add(self, methods: Iterable[str], pattern: Pattern, route: R) -> None:
+    def add(self, methods: Sequence[str], pattern: Pattern, route: R) -> None:
         """Register a route.
 
         Raises:
-            ConfigError: one of the methods is taken for this pattern.
+            ConfigError: one of the methods is taken for this pattern; then nothing is registered.
         """
         if pattern.parameters:
             by_method = self._patterns.setdefault(pattern.text, (pattern, {}))[1]
@@ -143,8 +143,8 @@ class Router(Generic[R]):
         for method in methods:
             if method in by_method:
                 raise ConfigError(f"{method} {pattern.text} is registered twice")
-            by_method[method] = route
-            self._methods.add(method)
+        by_method.update(dict.fromkeys(methods, route))
+        self._methods.update(methods)
 
     def find(self, method: str, path: str) -> Match[R] | NoMatch:
         """The route for a request. HEAD falls back to GET (RFC 9110 §9.3.2)."""
