@@ -1,0 +1,118 @@
+"""The access log: its lines, and that nobody can forge one."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sample_records import abandoned, completed
+
+from trioserve.core.engine import H11Engine
+from trioserve.core.errors import RequestError
+from trioserve.core.lifecycle import Cause, Outcome, Phase
+from trioserve.core.limits import Limits
+from trioserve.core.messages import RequestHead
+from trioserve.core.records import Completed
+from trioserve.observe import access_log
+from trioserve.observe.access_log import ACCESS_LOGGER, AccessLog, line_of
+
+LINE = re.compile(r'(?P<client>\S+) "(?P<request>[^"]*)" (?P<status>\d+) (?P<size>\d+)B (?P<duration>\d+\.\d)ms')
+
+
+def logged(caplog, record) -> logging.LogRecord:
+    """What the access log makes of a record."""
+    caplog.set_level(logging.INFO, ACCESS_LOGGER)
+    log = AccessLog()
+    tell = log.completed if isinstance(record, Completed) else log.abandoned
+    tell(record)
+    [entry] = caplog.records
+    return entry
+
+
+def test_a_completed_exchange_is_a_line(caplog):
+    entry = logged(caplog, completed())
+    assert entry.getMessage() == '127.0.0.1:53124 "GET /reports/2025 HTTP/1.1" 200 14B 0.4ms'
+    assert (entry.name, entry.levelname) == ("trioserve.access", "INFO")
+
+
+def test_an_abandoned_exchange_is_a_line_that_says_how(caplog):
+    assert logged(caplog, abandoned()).getMessage() == (
+        '127.0.0.1:53126 "GET /reports/2026 HTTP/1.1" 499 0B 300.2ms abandoned HANDLER FIN cancelled unwind=0.1ms'
+    )
+
+
+def test_an_exchange_abandoned_in_its_response_has_the_status_code_that_was_sent(caplog):
+    record = abandoned(
+        target="/export",
+        client=("127.0.0.1", 53128),
+        phase=Phase.RESPONSE_BODY,
+        cause=Cause.RESET,
+        outcome=Outcome.FAILED,
+        sent_status=200,
+        response_body_bytes=65536,
+    )
+    assert logged(caplog, record).getMessage() == (
+        '127.0.0.1:53128 "GET /export HTTP/1.1" 200 65536B 300.2ms abandoned RESPONSE_BODY RESET failed unwind=0.1ms'
+    )
+
+
+def test_the_examples_of_the_module_are_lines_of_this_form():
+    examples = [line.strip() for line in access_log.__doc__.splitlines() if line.startswith("    ")]
+    assert len(examples) == 3
+    assert all(LINE.match(example) for example in examples)
+
+
+@pytest.mark.parametrize("record", [completed(), abandoned()], ids=["completed", "abandoned"])
+def test_the_record_itself_goes_along_for_structured_handlers(caplog, record):
+    assert logged(caplog, record).exchange is record
+
+
+@pytest.mark.parametrize("make", [completed, abandoned])
+def test_what_is_not_known_is_a_dash(make):
+    record = make(client=None, method=None, target=None, http_version=None, headers=None)
+    assert line_of(record, 400).startswith('- "-" 400 ')
+
+
+def test_a_percent_sign_in_a_target_is_no_format(caplog):
+    assert '"GET /%s%d%(x)s HTTP/1.1"' in logged(caplog, completed(target="/%s%d%(x)s")).getMessage()
+
+
+def test_a_quote_in_a_target_does_not_end_the_request_line():
+    line = line_of(completed(target='/" 200 0B 0.1ms forged "'), 404)
+    match = LINE.fullmatch(line)
+    assert match
+    assert match["status"] == "404"
+    assert match["request"] == "GET /%22 200 0B 0.1ms forged %22 HTTP/1.1"
+
+
+@settings(deadline=None)
+@given(
+    method=st.binary(min_size=1, max_size=10),
+    target=st.one_of(
+        st.binary(min_size=1, max_size=30), st.text("/\"\\%'` \n\r\t\x1b\x85", min_size=1).map(str.encode)
+    ),
+)
+def test_whatever_head_the_engine_accepts_is_one_line_that_reads_back(method, target):
+    engine = H11Engine(Limits())
+    engine.receive_data(method + b" " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+    try:
+        head = engine.next_event()
+    except RequestError:
+        return
+    if not isinstance(head, RequestHead):
+        return
+    line = line_of(completed(method=head.method, target=head.target, http_version=head.http_version), 404)
+    assert line.isprintable()
+    match = LINE.fullmatch(line)
+    assert match
+    assert match["status"] == "404"
+    assert match["request"].replace("%22", '"') == f"{head.method} {head.target.replace('%22', chr(34))} HTTP/1.1"
+
+
+def test_without_a_listener_nothing_is_written(caplog):
+    caplog.set_level(logging.WARNING, ACCESS_LOGGER)
+    AccessLog().completed(completed())
+    assert not caplog.records
