@@ -19,7 +19,7 @@ help:
 	@echo "make format  format the code, and repair what can be repaired"
 	@echo "make bench   measure: how soon a departure is noticed, what leaks, what a request costs"
 	@echo "make clean   remove everything that was made"
-	@echo "PYTHON=python3.12 chooses another Python than python3."
+	@echo "make PYTHON=python3.12 ... takes another Python, TRIOSERVE_PORT=8001 make demo another port."
 
 demo: $(INSTALLED)
 	$(BIN)/trioserve demo
@@ -47,6 +47,7 @@ bench: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  f"trioserve needs Python 3.11 or newer, and $(PYTHON) is {sys.version.split()[0]}; try make PYTHON=python3.12")'
+	@echo "Installing into $(VENV); that takes half a minute."
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --progress-bar off --editable '.[dev]'
 	@touch $@
