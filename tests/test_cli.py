@@ -346,7 +346,13 @@ def test_a_mistake_is_one_clear_line_and_exit_code_2(shop, arguments, words):
 )
 def test_a_mistake_in_the_environment_names_the_variable(shop, variable, value):
     name = f"TRIOSERVE_{variable}"
-    assert_one_clear_line(finished("run", "shop:app", cwd=shop, **{name: value}), name)
+    assert_one_clear_line(finished("run", "shop:app", cwd=shop, **{name: value}), f"{name}: '{value}'")
+
+
+def test_a_mistake_on_the_command_line_names_the_option_and_not_the_variable(shop):
+    ended = finished("run", "shop:app", "--port", "http", cwd=shop, TRIOSERVE_PORT="8000")
+    assert_one_clear_line(ended, "--port: 'http'")
+    assert "TRIOSERVE" not in ended.stderr
 
 
 def test_a_port_in_use_is_one_clear_line(shop):

@@ -24,6 +24,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 import trio
+from click.core import ParameterSource
 
 from trioserve.core.application import Application
 from trioserve.core.errors import ConfigError
@@ -50,12 +51,21 @@ class Commands(click.Group):
         try:
             code = super().main(*args, **{**settings, "standalone_mode": False})
         except click.ClickException as error:
-            give_up(error.format_message())
+            give_up(mistake(error))
         except ConfigError as error:
             give_up(str(error))
         except click.Abort:
             sys.exit(INTERRUPTED)
         sys.exit(code)
+
+
+def mistake(error: click.ClickException) -> str:
+    """What was wrong; of an option's value, where it came from: the option as it is written, or the variable."""
+    param = getattr(error, "param", None)
+    if not isinstance(error, click.BadParameter) or not isinstance(param, click.Option) or error.ctx is None:
+        return error.format_message()
+    from_variable = error.ctx.get_parameter_source(str(param.name)) is ParameterSource.ENVIRONMENT
+    return f"invalid value for {param.envvar if from_variable else param.opts[0]}: {error.message}"
 
 
 def give_up(message: str) -> NoReturn:
