@@ -223,6 +223,14 @@ async def test_a_third_signal_does_not_cut_a_handler_that_cleans_up(shop):
     assert "clean" in program.stdout
 
 
+async def test_a_signal_while_importing_ends_it_without_a_traceback(shop):
+    (shop / "slow.py").write_text("print('importing')\nimport time\ntime.sleep(30)\n")
+    async with trioserve("run", "slow:app", "--port", "0", cwd=shop) as program:
+        await program.line("importing")
+        assert await program.end(signal.SIGINT) == 130
+    assert "".join(program.stderr) == ""
+
+
 # The environment
 
 

@@ -79,6 +79,9 @@ def give_up(message: str) -> NoReturn:
 @click.pass_context
 def main(context: click.Context) -> None:
     """An HTTP/1.1 server that stops the work when the client goes away, and says so."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What is printed is seen at once, also through a pipe: a hook's `print` belongs beside the access log.
+        sys.stdout.reconfigure(line_buffering=True)
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
@@ -327,7 +330,7 @@ def run_server(
     Raises:
         ConfigError: an address cannot be listened on.
     """
-    prepare_output()
+    log_to_console()
     try:
         trio.run(serve_until_signal, application, config, name, greet)
     except BaseExceptionGroup as group:
@@ -347,13 +350,8 @@ def first_of(group: BaseExceptionGroup[ConfigError]) -> ConfigError:
     return error
 
 
-def prepare_output() -> None:
-    """Access log to stdout, everything else to stderr, unless the application has set up logging itself.
-
-    And whatever is printed is seen at once, also through a pipe: a hook's `print` belongs beside the access log.
-    """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)
+def log_to_console() -> None:
+    """Access log to stdout, everything else to stderr, unless the application has set up logging itself."""
     if logging.getLogger().handlers:
         return
     root = logging.getLogger("trioserve")
