@@ -12,7 +12,7 @@ from sybil.document import Document
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 from tests.docs.clients import Log, ask, leave, request
-from trioserve import Config
+from trioserve import Config, Deadlines, Limits
 from trioserve.testing import memory_server
 
 ROOT = Path(__file__).parents[2]
@@ -127,6 +127,18 @@ def test_the_embedded_server_of_the_readme_listens(capsys):
 
 
 # docs/departure.md
+
+
+UNITS = {"s": 1, "MiB": 2**20}
+
+
+def test_the_departure_page_tells_the_defaults_as_they_are():
+    text = (ROOT / "docs/departure.md").read_text()
+    told = re.findall(r"`(Limits|Deadlines)\.(\w+)` \((\d+) (\w+)\)", text)
+    assert {name for _, name, _, _ in told} == {"vanish", "unwind", "spool", "spool_total"}
+    defaults = {"Limits": Limits(), "Deadlines": Deadlines()}
+    for group, name, number, unit in told:
+        assert getattr(defaults[group], name) == int(number) * UNITS[unit], name
 
 
 async def test_the_clean_up_of_the_departure_page_runs_under_its_shield(departure, autojump_clock):
