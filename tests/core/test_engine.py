@@ -442,6 +442,26 @@ def test_a_refusal_can_be_answered_and_ends_the_connection(wire, status):
     assert not engine.reusable
 
 
+@pytest.mark.parametrize(
+    ("wire", "limits"),
+    [
+        *((wire, LIMITS) for wire, _ in BAD.values()),
+        (GET, Limits(head=20)),
+        (TRAILERS.replace(b"Sum:", b"One: more\r\nSum:"), Limits(fields=2)),
+    ],
+)
+def test_after_a_refusal_nothing_more_is_received(wire, limits):
+    _, engine = refusal([wire + GET], limits)
+    for more in (b"", GET):
+        if more:
+            engine.receive_data(more)
+        with pytest.raises(RequestError):
+            engine.next_event()
+        assert not engine.request_complete
+    answer(engine)
+    assert not engine.reusable
+
+
 def test_a_refusal_of_head_is_answered_without_content():
     long = b"HEAD /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n"
     for wire in (long, HEAD.replace(b"1.1", b"1.2"), HEAD.replace(b"Host: a", b"Host: a\r\n" + b"x: y\r\n" * 200)):

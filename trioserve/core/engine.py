@@ -140,7 +140,7 @@ _END_OF_MESSAGE = h11.EndOfMessage()
 class H11Engine:
     """`Engine` on h11."""
 
-    __slots__ = ("_closing_ends_response", "_fed", "_h11", "_limits", "_method")
+    __slots__ = ("_closing_ends_response", "_fed", "_h11", "_limits", "_method", "_refusal")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -150,6 +150,8 @@ class H11Engine:
         self._fed = 0
         # The current request's method; None until its head is there.
         self._method: str | None = None
+        # Status code and detail with which the peer's bytes were refused. h11 would go on after a refusal of ours.
+        self._refusal: tuple[int, str] | None = None
         self._closing_ends_response = False
 
     def receive_data(self, data: bytes) -> None:
@@ -157,6 +159,15 @@ class H11Engine:
         self._h11.receive_data(data)
 
     def next_event(self) -> RequestEvent | Waiting:
+        if self._refusal is not None:
+            raise RequestError(*self._refusal)
+        try:
+            return self._next_event()
+        except RequestError as error:
+            self._refusal = error.status, error.detail
+            raise
+
+    def _next_event(self) -> RequestEvent | Waiting:
         try:
             event = self._h11.next_event()
         except h11.RemoteProtocolError as error:
@@ -217,7 +228,7 @@ class H11Engine:
 
     @property
     def request_complete(self) -> bool:
-        return self._h11.their_state not in (h11.IDLE, h11.SEND_BODY, h11.ERROR)
+        return self._refusal is None and self._h11.their_state not in (h11.IDLE, h11.SEND_BODY)
 
     @property
     def client_awaits_continue(self) -> bool:
@@ -281,7 +292,7 @@ class H11Engine:
 
     @property
     def reusable(self) -> bool:
-        return self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
+        return self._refusal is None and self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
 
     def start_next_exchange(self) -> None:
         self._h11.start_next_cycle()
