@@ -1,0 +1,346 @@
+"""ReadAhead over a real socket: the contract of the hangup watch, kept by reading before anybody asks."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import assert_checkpoints, wait_all_tasks_blocked
+
+from tests.support import happens, reset, something_arrives, tcp_pair
+from trioserve.connection.readahead import READ_AHEAD, ReadAhead
+from trioserve.connection.spool import RECEIVE_SIZE, Budget, Spool
+from trioserve.connection.transport import HungUp, Interrupted, SocketTransport
+from trioserve.core.lifecycle import Cause
+
+
+class Ear:
+    """Keeps the causes of a hangup that it hears, in order."""
+
+    def __init__(self) -> None:
+        self.heard: list[Cause] = []
+        self._news = trio.Event()
+
+    def __call__(self, cause: Cause) -> None:
+        self.heard.append(cause)
+        self._news.set()
+
+    async def hears(self, *causes: Cause) -> bool:
+        """True as soon as these, and only these, have been heard altogether."""
+        with trio.fail_after(5):
+            while len(self.heard) < len(causes):
+                self._news = trio.Event()
+                await self._news.wait()
+        await wait_all_tasks_blocked()
+        return self.heard == list(causes)
+
+
+@asynccontextmanager
+async def connected(
+    *, spool: float = math.inf, spools: Budget | None = None, receive_buffer: int | None = None
+) -> AsyncIterator[tuple[ReadAhead, socket.socket]]:
+    """A transport whose pump runs, and its client's socket."""
+    with tcp_pair(receive_buffer=receive_buffer) as (server, client):
+        below = SocketTransport(
+            server,
+            client.getsockname(),
+            watch=None,
+            spool=Spool(math.inf, Budget(math.inf)),
+            receive_buffers=Budget(math.inf),
+        )
+        transport = ReadAhead(below, Spool(spool, spools or Budget(math.inf)))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(transport.pump)
+            try:
+                yield transport, client
+            finally:
+                transport.close()  # which ends the pump, and so the nursery
+
+
+async def happens_to(wait: Callable) -> None:
+    with trio.fail_after(5):
+        await wait()
+
+
+async def receive(transport: ReadAhead, size: float = math.inf) -> bytes:
+    """So many bytes, or what comes before the FIN."""
+    received = b""
+    with trio.fail_after(10):
+        while len(received) < size:
+            await transport.wait_readable()
+            data = transport.receive_nowait()
+            if data == b"":
+                break
+            received += data or b""
+    return received
+
+
+async def push(sock: socket.socket, size: int) -> None:
+    with trio.fail_after(10):
+        left = memoryview(bytes(range(256)) * (size // 256 + 1))[:size]
+        while left:
+            await trio.lowlevel.wait_writable(sock)
+            left = left[sock.send(left) :]
+
+
+async def fill(sock: socket.socket) -> int:
+    """Send until neither the client's system nor the pump takes more; returns how many bytes."""
+    sent = 0
+    while True:
+        try:
+            sent += sock.send(bytes(RECEIVE_SIZE))
+        except BlockingIOError:
+            before = sent
+            await wait_all_tasks_blocked()
+            try:
+                sent += sock.send(bytes(RECEIVE_SIZE))
+            except BlockingIOError:
+                pass
+            if sent == before:
+                return sent
+
+
+async def test_bytes_are_received_in_order_and_none_if_there_is_nothing_yet():
+    async with connected() as (transport, client):
+        assert transport.receive_nowait() is None
+        await push(client, 1_000_000)
+        client.close()
+
+        assert await receive(transport) == (bytes(range(256)) * 4_000)[:1_000_000]
+
+
+async def push_and_close(sock: socket.socket, size: int) -> None:
+    await push(sock, size)
+    sock.close()
+
+
+async def test_nothing_is_lost_of_what_is_larger_than_the_reach(nursery):
+    size = 5_000_000
+    async with connected(receive_buffer=65_536) as (transport, client):
+        nursery.start_soon(push_and_close, client, size)
+
+        assert await receive(transport) == (bytes(range(256)) * (size // 256 + 1))[:size]
+
+
+async def test_a_fin_is_told_and_met_in_its_place():
+    ear = Ear()
+    async with connected() as (transport, client):
+        transport.watch(ear)
+        client.send(b"unread")
+        client.close()
+
+        assert await ear.hears(Cause.FIN)
+        assert transport.receive_nowait() == b"unread"
+        assert transport.receive_nowait() == b""
+        assert transport.receive_nowait() == b""
+
+
+async def test_a_reset_is_told_and_met_behind_what_came_before_it():
+    ear = Ear()
+    async with connected() as (transport, client):
+        transport.watch(ear)
+        client.send(b"unread")
+        await happens_to(transport.wait_readable)
+        reset(client)
+
+        assert await ear.hears(Cause.RESET)
+        assert transport.receive_nowait() == b"unread"
+        with pytest.raises(HungUp) as hung_up:
+            transport.receive_nowait()
+        assert hung_up.value.cause is Cause.RESET
+
+
+async def test_a_reset_after_a_fin_is_told_too():
+    ear = Ear()
+    async with connected() as (transport, client):
+        transport.watch(ear)
+        client.shutdown(socket.SHUT_WR)
+        assert await ear.hears(Cause.FIN)
+        reset(client)
+
+        assert await ear.hears(Cause.FIN, Cause.RESET)
+
+
+async def test_after_a_fin_a_client_that_waits_for_its_answer_is_left_in_peace():
+    ear = Ear()
+    async with connected() as (transport, client):
+        transport.watch(ear)
+        client.shutdown(socket.SHUT_WR)
+        assert await ear.hears(Cause.FIN)
+
+        assert transport.send_nowait(b"answer") == 6
+        await something_arrives(client)
+        assert client.recv(100) == b"answer"
+        assert ear.heard == [Cause.FIN]
+
+
+async def test_a_hangup_that_came_before_the_watch_is_told():
+    ear = Ear()
+    async with connected() as (transport, client):
+        client.close()
+        await happens_to(transport.wait_readable)
+
+        transport.watch(ear)
+
+        assert ear.heard == [Cause.FIN]
+
+
+async def test_look_tells_at_once_what_the_pump_has_not_had_its_turn_for():
+    ear = Ear()
+    async with connected() as (transport, client):
+        transport.watch(ear)
+        client.send(b"unread")
+        client.close()
+        while not ear.heard:  # no checkpoint: the pump cannot run
+            transport.look()
+
+        assert ear.heard == [Cause.FIN]
+        assert transport.receive_nowait() == b"unread"
+
+
+async def test_after_the_close_nothing_is_told():
+    ear = Ear()
+    async with connected() as (transport, client):
+        transport.watch(ear)
+        transport.close()
+        client.close()
+        transport.look()
+        await wait_all_tasks_blocked()
+
+        assert ear.heard == []
+
+
+async def test_no_more_is_read_ahead_than_the_reach():
+    async with connected(receive_buffer=65_536) as (transport, client):
+        await fill(client)
+
+        assert READ_AHEAD <= transport._spool.size < READ_AHEAD + RECEIVE_SIZE
+
+
+async def test_a_fin_beyond_the_reach_is_told_once_bytes_are_absorbed():
+    ear = Ear()
+    async with connected(receive_buffer=65_536) as (transport, client):
+        transport.watch(ear)
+        await fill(client)
+        client.shutdown(socket.SHUT_WR)
+        await wait_all_tasks_blocked()
+        assert ear.heard == []
+
+        transport.watch_unread(transport.absorb)
+
+        assert await ear.hears(Cause.FIN)
+
+
+async def test_the_spools_limit_bounds_what_is_absorbed():
+    limit = 5 * RECEIVE_SIZE
+    async with connected(spool=limit, receive_buffer=65_536) as (transport, client):
+        transport.absorb()
+        await fill(client)
+
+        assert limit - RECEIVE_SIZE < transport._spool.size <= limit
+
+
+async def test_once_nobody_minds_unread_bytes_the_reach_is_short_again():
+    async with connected(receive_buffer=65_536) as (transport, client):
+        transport.absorb()
+        transport.unwatch_unread()
+        await fill(client)
+
+        assert transport._spool.size < READ_AHEAD + RECEIVE_SIZE
+
+
+async def test_a_spool_that_is_emptied_is_filled_again():
+    async with connected(receive_buffer=65_536) as (transport, client):
+        sent = await fill(client)
+
+        assert len(await receive(transport, sent)) == sent
+        client.send(b"more")
+        assert await receive(transport, 4) == b"more"
+
+
+async def test_waiting_is_always_a_checkpoint():
+    async with connected() as (transport, client):
+        client.send(b"hello")
+        await happens_to(transport.wait_readable)
+        with assert_checkpoints():
+            await transport.wait_readable()
+        transport.receive_nowait()
+        client.close()
+        await happens_to(transport.wait_readable)
+        with assert_checkpoints():
+            await transport.wait_readable()
+
+
+@pytest.mark.parametrize("shielded", [False, True])
+async def test_an_interruption_ends_both_waits_even_inside_a_shield_and_not_the_pump(nursery, shielded):
+    ended: list[str] = []
+
+    async def wait(name: str, wait: Callable) -> None:
+        with trio.CancelScope(shield=shielded):
+            try:
+                await wait()
+            except Interrupted:
+                ended.append(name)
+
+    async with connected() as (transport, client):
+        while transport.send_nowait(bytes(RECEIVE_SIZE)):
+            pass
+        nursery.start_soon(wait, "reading", transport.wait_readable)
+        nursery.start_soon(wait, "writing", transport.wait_writable)
+        await wait_all_tasks_blocked()
+
+        transport.interrupt()
+        await wait_all_tasks_blocked()
+
+        assert sorted(ended) == ["reading", "writing"]
+        client.send(b"hello")
+        assert await receive(transport, 5) == b"hello"
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_the_end_ends_the_pump_and_gives_back_what_was_taken(nursery, how):
+    budget = Budget(10 * RECEIVE_SIZE)
+    ended = trio.Event()
+
+    async def pump(transport: ReadAhead) -> None:
+        await transport.pump()
+        ended.set()
+
+    with tcp_pair() as (server, client):
+        below = SocketTransport(
+            server, None, watch=None, spool=Spool(math.inf, Budget(math.inf)), receive_buffers=Budget(math.inf)
+        )
+        transport = ReadAhead(below, Spool(math.inf, budget))
+        nursery.start_soon(pump, transport)
+        client.send(b"unread")
+        await happens_to(transport.wait_readable)
+        assert budget.left < 10 * RECEIVE_SIZE
+
+        getattr(transport, how)()
+        getattr(transport, how)()
+
+        await happens(ended.wait())
+        assert budget.left == 10 * RECEIVE_SIZE
+        await something_arrives(client)
+        if how == "close":
+            assert client.recv(100) == b""
+        else:
+            with pytest.raises(ConnectionResetError):
+                client.recv(100)
+
+
+async def test_the_pump_ends_by_itself_when_there_is_nothing_more_to_hear(nursery):
+    with tcp_pair() as (server, client):
+        below = SocketTransport(
+            server, None, watch=None, spool=Spool(math.inf, Budget(math.inf)), receive_buffers=Budget(math.inf)
+        )
+        transport = ReadAhead(below, Spool(math.inf, Budget(math.inf)))
+        reset(client)
+
+        await happens_to(transport.pump)
+
+        transport.close()
