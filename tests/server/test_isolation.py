@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from tests.support import happens, start
-from tests.support.logs import errors, tracebacks
+from tests.support.logs import errors, logged, tracebacks
 from trioserve import Abandoned, App, Cause, Completed, Deadlines, DropConnection, Phase, Response
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -66,6 +66,41 @@ async def test_an_application_that_breaks_its_contract_ends_its_connection_and_n
     assert (await other.get()).body == b"hello"
     assert [str(error) for error in tracebacks(caplog)] == ["broken application"]
     assert [(await server.records.next(Completed)).status for _ in range(2)] == [500, 200]
+
+
+class NamelessEndpoint:
+    """An endpoint that breaks its contract in the worst place: where a connection that has ended makes its record."""
+
+    def __init__(self, endpoint) -> None:
+        self._endpoint = endpoint
+        self.rules = endpoint.rules
+
+    @property
+    def name(self) -> str:
+        raise ValueError("nameless endpoint")
+
+    async def __call__(self, exchange) -> None:
+        await self._endpoint(exchange)
+
+
+async def test_an_endpoint_that_breaks_its_contract_at_the_end_of_its_connection_touches_no_other(nursery, caplog):
+    class Nameless(Sleeping):
+        def endpoint(self, head):
+            endpoint = super().endpoint(head)
+            return NamelessEndpoint(endpoint) if head.target == "/sleep" else endpoint
+
+    app = Nameless()
+    server = await start(nursery, app)
+    staying = await server.connect()
+    with logged("trioserve.error") as mistake:
+        await app.is_left_by_a_client(server)
+        await happens(mistake.wait())
+
+    assert (await staying.get()).body == b"hello"
+    assert [str(error) for error in tracebacks(caplog)] == ["nameless endpoint"]
+    staying.close()
+    server.drain.set()
+    await happens(server.ended.wait())
 
 
 async def test_a_connection_that_is_reset_touches_no_other(nursery, caplog):

@@ -15,7 +15,7 @@ import itertools
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -151,15 +151,22 @@ class Server:
         """Serve a transport as a connection, in the given nursery."""
         if self._config.hangup_news is HangupNews.READ_AHEAD:
             transport = ReadAhead(transport, self.new_spool())
-            connections.start_soon(transport.pump)
+            connections.start_soon(self._contained, transport.pump)
         connection = Connection(self._context, transport, self._timers, next(_connection_ids))
         # Living from now on, so that a drain which comes before the task's first step does not miss it.
         self._living.add(connection)
         connections.start_soon(self._serve, connection)
 
+    async def _contained(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Run a part of one connection. A mistake in it, ours or the application's, does not reach the others."""
+        try:
+            await run()
+        except Exception as error:
+            self._context.reporter.internal_error(error)
+
     async def _serve(self, connection: Connection) -> None:
         try:
-            await connection.serve()
+            await self._contained(connection.serve)
         finally:
             self._living.discard(connection)
             self._gone.unpark_all()
