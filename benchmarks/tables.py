@@ -26,14 +26,19 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])
 
 
-def measured_where() -> str:
-    """One line: the command, the day, the code and the machine."""
+def measured_where(load: float) -> str:
+    """One line: the command, the day, the code and the machine, with its load average when the command began."""
     command = f"python -m {__package__}.{Path(sys.argv[0]).parent.name} {' '.join(sys.argv[1:])}".strip()
     return (
         f"`{command}`, {dt.datetime.now(dt.UTC).date()}, commit {_commit()}; {os.cpu_count()} cores "
         f"({_cpu()}), {platform.system()} {platform.release().partition('-')[0]}, Python {platform.python_version()}, "
-        f"trio {version('trio')}, h11 {version('h11')}"
+        f"trio {version('trio')}, h11 {version('h11')}; load average at the start {load:.1f}"
     )
+
+
+def load_average() -> float:
+    """What others were doing on this machine in the last minute."""
+    return os.getloadavg()[0]
 
 
 def _cpu() -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.process_facts import cpu_seconds
 from benchmarks.server_process import ServerProcess
-from benchmarks.tables import measured_where, publish, table
+from benchmarks.tables import load_average, measured_where, publish, table
 
 CONNECTIONS = 32
 WARM_UP = 1
@@ -54,6 +54,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7, help="(default: 7)")
     parser.add_argument("--markdown", metavar="FILE", help="write the table there too")
     options = parser.parse_args()
+    others = load_average()
 
     missing = what_is_missing()
     if missing:
@@ -73,7 +74,7 @@ def main() -> int:
                     file=sys.stderr,
                     flush=True,
                 )
-    publish(f"{measured_where()}\n\n{as_table(all_of_them)}", options.markdown)
+    publish(f"{measured_where(others)}\n\n{as_table(all_of_them)}", options.markdown)
     return 0
 
 

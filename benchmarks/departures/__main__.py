@@ -9,7 +9,7 @@ from collections import Counter
 
 from benchmarks.departures.measure import Row, Servers, measure
 from benchmarks.departures.situations import ToldBy, situations
-from benchmarks.tables import measured_where, publish, table
+from benchmarks.tables import load_average, measured_where, publish, table
 from trioserve import HangupNews
 
 COLUMNS = ("situation", "leaves by", ">p50 ms", ">max ms", ">noticed", "what the record says; what else was seen")
@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--only", metavar="TEXT", default="", help="only situations with TEXT in their name")
     parser.add_argument("--markdown", metavar="FILE", help="write the table there too")
     options = parser.parse_args()
+    load = load_average()
 
     chosen = [situation for situation in situations() if options.only in situation.name]
     rows = []
@@ -30,7 +31,7 @@ def main() -> None:
             say(f"[{number}/{len(chosen)}] {situation.name}, {situation.leaving} ")
             rows.append(measure(situation, servers, options.repetitions, progress=lambda: say(".")))
             say("\n")
-    publish(f"{measured_where()}\n\n{table(COLUMNS, [cells(row) for row in rows])}", options.markdown)
+    publish(f"{measured_where(load)}\n\n{table(COLUMNS, [cells(row) for row in rows])}", options.markdown)
 
 
 def say(text: str) -> None:

@@ -16,7 +16,7 @@ from benchmarks import process_facts
 from benchmarks.leaks.clients import HOST, abandon
 from benchmarks.leaks.server import STATISTICS
 from benchmarks.server_process import ServerProcess
-from benchmarks.tables import measured_where, publish, table
+from benchmarks.tables import load_average, measured_where, publish, table
 
 WARM_UP = 2000
 """Requests abandoned before the first look: caches fill, and the allocator finds its size."""
@@ -85,6 +85,7 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, default=16, help="at the same time (default: 16)")
     parser.add_argument("--markdown", metavar="FILE", help="write the tables there too")
     options = parser.parse_args()
+    load = load_average()
 
     with ServerProcess("benchmarks.leaks.server") as server:
         trio.run(abandon, server, WARM_UP, options.concurrency, Progress("warm-up", WARM_UP))
@@ -96,7 +97,7 @@ def main() -> int:
     rows = [(what, f"{was:,}", f"{is_:,}", "ok" if ok else "**LEAK**") for what, was, is_, ok in checks]
     stories = (after.stories - before.stories).most_common()
     publish(
-        f"{measured_where()}\n\n{table(('', '>before', '>after', ''), rows)}\n\n"
+        f"{measured_where(load)}\n\n{table(('', '>before', '>after', ''), rows)}\n\n"
         + table(("what the records say", ">how often"), [(story, f"{count:,}") for story, count in stories]),
         options.markdown,
     )
