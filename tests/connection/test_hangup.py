@@ -253,7 +253,7 @@ async def test_a_descriptor_that_is_used_again_belongs_to_its_new_listener(watch
     assert old.heard == []
 
 
-async def test_a_listener_may_remove_another_that_was_to_be_told_in_the_same_round(watch):
+async def test_a_listener_may_remove_another_that_was_to_be_told_in_the_same_round(watch, caplog):
     with tcp_pair() as first, tcp_pair() as second:
         told: list[int] = []
 
@@ -282,6 +282,7 @@ async def test_a_listener_may_remove_another_that_was_to_be_told_in_the_same_rou
         await happens(one_is_told())
         await wait_all_tasks_blocked()
         assert len(told) == 1
+        assert not tracebacks(caplog)
 
 
 async def test_a_listener_that_raises_is_logged_and_the_others_are_told(watch, caplog):

@@ -220,6 +220,20 @@ async def test_setting_a_timer_again_and_again_does_not_grow_the_heap(timers):
     assert len(timers._heap) == 1
 
 
+async def test_setting_a_timer_earlier_and_later_by_turns_does_not_grow_the_heap(mock_clock, timers):
+    calls = Calls()
+    timer = timers.timer(calls)
+    for _ in range(50):
+        timer.set(trio.current_time() + 9)
+        timer.set(trio.current_time() + 1)
+        await pass_time(mock_clock, 1)
+        timer.set(trio.current_time() + 9)
+        await pass_time(mock_clock, 1)
+
+    assert len(calls.at) == 50
+    assert len(timers._heap) < 10
+
+
 async def test_a_callback_that_raises_is_logged_and_the_others_are_called(mock_clock, timers, caplog):
     def fail() -> None:
         raise ValueError("a mistake")
