@@ -235,7 +235,7 @@ async def test_9_6_a_chunked_unread_body_over_the_limit_ends_the_connection(nurs
     client = await server.ask(b"POST /a HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n")
 
     assert (await client.answer("POST")).body == b"a"
-    await client.send(b"3E8\r\n%b\r\n" % bytes(1000))
+    await client.send(b"3E9\r\n%b\r\n" % bytes(1001))
 
     assert await client.is_closed()
 

@@ -27,7 +27,6 @@ from trioserve.core.lifecycle import (
     Outcome,
     Phase,
     Verdict,
-    answer_is_owed,
     outcome_of,
     phase_of,
 )
@@ -464,7 +463,24 @@ def test_an_answer_is_owed_where_the_client_is_there_and_was_told_nothing(phase,
     # A client that takes no data (WRITE_TIMEOUT) takes no answer either, and one that was dropped shall have none.
     there = {Cause.READ_TIMEOUT, Cause.DEADLINE, Cause.DRAIN, Cause.HANDLER_FAILED}
     waiting = {Phase.HEAD, Phase.BODY, Phase.QUEUED, Phase.HANDLER}
-    assert answer_is_owed(End(cause, phase, 1.0)) is (cause in there and phase in waiting)
+    lifecycle = Lifecycle()
+    assert not lifecycle.owes_answer
+    if cause in LEFT:
+        lifecycle.peer_hung_up(cause, phase, 1.0, ClientRules(HalfClose.ABORT, CANCEL, "1.1"))
+    else:
+        lifecycle.gave_up(cause, phase, 1.0)
+    assert lifecycle.owes_answer is (cause in there and phase in waiting)
+
+
+@every_half_close
+@pytest.mark.parametrize("news", LEFT)
+def test_an_answer_is_not_owed_any_more_once_the_client_has_left(half_close, news):
+    lifecycle, rules = Lifecycle(), ClientRules(half_close, CANCEL, "1.1")
+    lifecycle.gave_up(Cause.DEADLINE, Phase.HANDLER, 1.0)
+    assert lifecycle.peer_hung_up(news, Phase.HANDLER, 2.0, rules) is NOTHING
+    assert lifecycle.ended == End(Cause.DEADLINE, Phase.HANDLER, 1.0)
+    half_closed_only = news is Cause.FIN and half_close is not HalfClose.ABORT
+    assert lifecycle.owes_answer is half_closed_only
 
 
 @pytest.mark.parametrize("cause", Cause)

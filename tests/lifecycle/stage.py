@@ -25,7 +25,7 @@ import trio
 from trio.testing import MockClock
 
 from trioserve import Abandoned, App, Cause, Completed, Config, HangupNews, Limits, Phase, TcpAddress, serve
-from trioserve.testing import MemoryPeer, MemoryServer
+from trioserve.testing import MemoryPeer, MemoryServer, memory_server
 
 GET = b"GET / HTTP/1.1\r\nHost: example\r\n\r\n"
 
@@ -141,9 +141,10 @@ class Stage:
     async def _theatre(self, app: App, config: Config, observed: Observed) -> AsyncIterator[Theatre]:
         async with trio.open_nursery() as nursery:
             if self.in_memory:
-                server = MemoryServer(app, config, nursery)
+                curtain = trio.Event()
+                server = await nursery.start(functools.partial(_serve_in_memory, app, config, curtain))
                 yield Theatre(observed, server.connect, server.drain, nursery)
-                await server.drain()
+                curtain.set()
             else:
                 drain = trio.Event()
                 (address,) = await nursery.start(functools.partial(serve, app, config, drain=drain))
@@ -153,6 +154,14 @@ class Stage:
 
                 yield Theatre(observed, functools.partial(_connect, address.port), start_draining, nursery)
                 drain.set()
+
+
+async def _serve_in_memory(
+    app: App, config: Config, curtain: trio.Event, *, task_status: trio.TaskStatus[MemoryServer]
+) -> None:
+    async with memory_server(app, config) as server:
+        task_status.started(server)
+        await curtain.wait()
 
 
 def _descriptors() -> set[str]:

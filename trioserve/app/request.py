@@ -20,13 +20,15 @@ class Request:
     that cannot reach (inside a shield, or under the policies FINISH and Grace) do they raise `ClientGone` instead.
     """
 
-    __slots__ = ("_body", "_exchange", "_streamed", "path_params")
+    __slots__ = ("_body", "_exchange", "_parts", "_streamed", "path_params")
 
     def __init__(self, exchange: Exchange, path_params: dict[str, Any]) -> None:
         self._exchange = exchange
         self.path_params = path_params
         # The whole body once `body` has read it.
         self._body: bytes | None = None
+        # What of it `body` has read so far; None before `body` is called.
+        self._parts: _Collected | None = None
         self._streamed = False
 
     @property
@@ -72,7 +74,9 @@ class Request:
             ClientGone: see the class.
         """
         if self._body is None:
-            self._body = b"".join([part async for part in self.stream()])
+            if self._parts is None:
+                self._parts = _Collected(self.stream())
+            self._body = await self._parts.all()
         return self._body
 
     async def json(self) -> Any:
@@ -119,6 +123,21 @@ class BodyStream:
         if not part:
             raise StopAsyncIteration
         return part
+
+
+class _Collected:
+    """A body's parts, kept while they come: a handler may cancel its wait for the body, and ask again."""
+
+    __slots__ = ("_parts", "_stream")
+
+    def __init__(self, stream: BodyStream) -> None:
+        self._stream = stream
+        self._parts: list[bytes] = []
+
+    async def all(self) -> bytes:
+        async for part in self._stream:
+            self._parts.append(part)
+        return b"".join(self._parts)
 
 
 def _no_constant(name: str) -> None:

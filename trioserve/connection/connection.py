@@ -25,10 +25,11 @@ from trioserve.connection.stack import stack_of
 from trioserve.connection.timers import Timers
 from trioserve.connection.transport import HungUp, Interrupted, Transport
 from trioserve.core.application import Endpoint, Rules
-from trioserve.core.errors import DropConnection, HTTPError, RequestError, ResponseError, error_body
-from trioserve.core.lifecycle import CLIENT_SLOW, Cause, ClientRules, End, Phase, answer_is_owed
+from trioserve.core.errors import DropConnection, HTTPError, RequestError, error_body
+from trioserve.core.lifecycle import CLIENT_SLOW, Cause, ClientRules, End, Phase
 from trioserve.core.messages import BodyPart, Field, RequestHead
 from trioserve.core.status import DEFAULT
+from trioserve.failures import is_failure, sole, without_cancellations
 
 UNREAD_AFTER = 0.25
 """Seconds for which bytes may lie unread while a handler runs, before they are taken in to let a FIN behind them
@@ -77,7 +78,7 @@ class Connection:
                 await self._serve_exchanges()
         except BaseException as error:
             self._broke_out(error)
-            if not isinstance(error, Exception):
+            if not is_failure(error):
                 raise
         finally:
             await self._conclude()
@@ -116,30 +117,40 @@ class Connection:
         try:
             _check_size(head, exchange.max_body)
             exchange.take_early_parts()
-            self.transport.look()
             self.departure.head_complete()
+            self.transport.look()
             if self.departure.scope.cancel_called:
                 return  # a client that has left already does not get its handler started
             self._start_clocks(endpoint)
             await endpoint(exchange)
-            if exchange.response is None:
-                raise ResponseError("the handler returned without a response")
             exchange.handler_returned()
-        except DropConnection:
-            exchange.handler_returned()
-            self.departure.give_up(Cause.DROPPED)
-        except HTTPError as error:
-            await self._answer_error(exchange, error)
-        except (Exception, SystemExit) as error:
-            # SystemExit too: a handler that calls sys.exit() ends its exchange, not the server.
-            await self._handler_failed(exchange, error)
+            await exchange.settle()
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            await self._raised(exchange, sole(error))
+
+    async def _raised(self, exchange: ServedExchange, error: BaseException) -> None:
+        match error:
+            case DropConnection():
+                exchange.handler_returned()
+                self.departure.give_up(Cause.DROPPED)
+            case HTTPError():
+                await self._answer_error(exchange, error)
+            case _:
+                await self._handler_failed(exchange, error)
 
     async def _answer_error(self, exchange: ServedExchange, error: HTTPError) -> None:
-        if exchange.response is not None:
-            await self._handler_failed(exchange, error)  # too late to say so
-            return
         if isinstance(error, RequestError):
             self._closing = True  # behind a request that we do not understand, nothing is understood
+        if exchange.response is not None:
+            # Too late to say so. A client's mistake is no handler's failure to be logged; the record tells of it.
+            if isinstance(error, RequestError):
+                exchange.exception = error
+                self.departure.give_up(Cause.HANDLER_FAILED)
+            else:
+                await self._handler_failed(exchange, error)
+            return
         await exchange.respond(error.status, TEXT, error_body(error.status, error.detail))
 
     async def _handler_failed(self, exchange: ServedExchange, error: BaseException) -> None:
@@ -160,7 +171,7 @@ class Connection:
         """Read and throw away what the handler left of the body, up to a bound, to keep the connection."""
         left = self.context.limits.unread_body
         try:
-            while self.engine.keeps_alive and not self.engine.request_complete and left > 0:
+            while self.engine.keeps_alive and not self.engine.request_complete and left >= 0:
                 event = await self.reader.body_event()
                 if isinstance(event, BodyPart):
                     left -= len(event.data)
@@ -188,6 +199,7 @@ class Connection:
 
     def exchange_completed(self, exchange: ServedExchange) -> None:
         """The response was handed whole to the transport."""
+        self.reader.dismiss()
         self._handler_deadline.stop()
         self._unread_timer.stop()
         self.transport.unwatch_unread()
@@ -217,7 +229,7 @@ class Connection:
         self.exchange.send_continue()
 
     def _unwind_overdue(self) -> None:
-        if self.exchange is not None and self._task is not None:
+        if self.exchange is not None and self.exchange.has_head and self._task is not None:
             self.context.reporter.unwind_overdue(
                 self.exchange.head, self.exchange.route, self.context.deadlines.unwind, stack_of(self._task)
             )
@@ -265,28 +277,33 @@ class Connection:
                 self.context.reporter.internal_error(error)
                 self.departure.give_up(Cause.HANDLER_FAILED)
             else:
-                self.departure.give_up(Cause.DRAIN)  # the whole server is being cancelled
+                self.departure.give_up(Cause.DRAIN)  # we are being cancelled from outside
         if self.exchange is not None:
             self.exchange.exception = self.exchange.exception or without_cancellations(error)
 
     async def _conclude(self) -> None:
-        """Settle what is owed: an answer, the close, the record. In this order."""
+        """Settle what is owed: an answer, the close, the record. In this order, and whatever goes wrong."""
+        self.departure.unwound()
         exchange, end = self.exchange, self.departure.end
         if end is not None and end.phase is Phase.HEAD:
             exchange = self._begin_exchange(None)
         try:
-            if end is None:
+            if end is None or (exchange is not None and self._answer_if_owed(exchange, end)):
                 await self._linger()
-            elif exchange is not None and exchange.completed_at is None and answer_is_owed(end):
-                status = _default_status(end)
-                if exchange.answer_now(status, TEXT, error_body(status, _WHY[end.cause])):
-                    await self._linger()
+        except Exception as error:
+            self.context.reporter.internal_error(error)
         finally:
             self._close(exchange)
             if exchange is not None and end is not None and exchange.completed_at is None:
                 status = self._abandoned_status(end)
                 record = exchange.abandoned_record(end, status, self.departure.unacked_bytes)
                 await self.context.reporter.abandoned(record)
+
+    def _answer_if_owed(self, exchange: ServedExchange, end: End) -> bool:
+        if exchange.completed_at is not None or not self.departure.owes_answer:
+            return False
+        status = _default_status(end)
+        return exchange.answer_now(status, TEXT, error_body(status, _WHY[end.cause]))
 
     async def _linger(self) -> None:
         """Let the client read our answer before the close.
@@ -327,7 +344,9 @@ class Connection:
     def _abandoned_status(self, end: End) -> int:
         try:
             status = self._rules.status.status(end.phase, end.cause)
-        except Exception as error:
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             self.context.reporter.status_policy_failed(error)
             status = None
         return _default_status(end) if status is None else status
@@ -350,12 +369,3 @@ def _check_size(head: RequestHead, max_body: float) -> None:
     """Refuse a body that is announced as too large, before a byte of it is read."""
     if head.content_length is not None and head.content_length > max_body:
         raise RequestError(413, f"the request body is larger than {max_body:.0f} bytes")
-
-
-def without_cancellations(error: BaseException) -> BaseException | None:
-    """What remains of an exception if trio's cancellations are taken out of it; None if nothing does."""
-    if isinstance(error, trio.Cancelled):
-        return None
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(trio.Cancelled)[1]
-    return error

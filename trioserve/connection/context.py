@@ -38,7 +38,7 @@ class Reporter(Protocol):
         """A cancelled handler has been unwinding for `seconds` and has not ended."""
         ...
 
-    def status_policy_failed(self, error: Exception) -> None:
+    def status_policy_failed(self, error: BaseException) -> None:
         """A user's `abandoned_status` function raised, or returned what is no status code; the default was used."""
         ...
 

@@ -4,9 +4,9 @@ The one place that cancels a handler. It is told by the transport's watch, by a 
 at the end of the input, by timers, and by a server that stops; all of that happens between two steps of the
 scheduler, and nothing here waits.
 
-Carrying out CANCEL means: the connection's scope is cancelled, with the reason; every wait on the transport ends,
-even inside a user's shield, so that no shielded send can outlive the client; and a timer starts, at whose end a
-handler that is still unwinding is reported. It is never cut.
+Carrying out CANCEL means: the connection's scope is cancelled, with the reason; and a timer starts, at whose end a
+handler that is still unwinding is reported. It is never cut. Under CANCEL and DISCARD both, every wait on the transport
+ends, even inside a user's shield: no shielded send outlives the client, and no blocked one goes on writing to it.
 """
 
 from __future__ import annotations
@@ -59,6 +59,11 @@ class Departure:
         return self._lifecycle.ended
 
     @property
+    def owes_answer(self) -> bool:
+        """True if the end's status code is to be sent."""
+        return self._lifecycle.owes_answer
+
+    @property
     def discarding(self) -> bool:
         """True while the client is gone and the handler may run on: what it sends is thrown away."""
         return self.end is not None and not self.scope.cancel_called
@@ -98,9 +103,14 @@ class Departure:
             await trio.lowlevel.checkpoint_if_cancelled()
             raise ClientGone(self._reason())
 
+    def unwound(self) -> None:
+        """The handler has ended: nothing is overdue."""
+        self._timer.stop()
+
     def discard(self) -> None:
-        """The connection is over: no timer of ours will be due."""
+        """The connection is over: no timer of ours will be due, and whoever still uses it is told so."""
         self._timer.discard()
+        self.scope.cancel(reason="the connection is closed")
 
     def _carry_out(self, verdict: Verdict, rules: ClientRules) -> None:
         match verdict:
@@ -113,6 +123,7 @@ class Departure:
                 self._cancel()
             case Verdict.DISCARD:
                 self._note_unacked()
+                self._transport.interrupt()
                 if rules.disconnect.seconds < math.inf:
                     self._timer.set(trio.current_time() + rules.disconnect.seconds)
 
@@ -132,7 +143,8 @@ class Departure:
             self._cancel()
 
     def _reason(self) -> str:
-        assert self.end is not None
+        if self.end is None:
+            return "the connection is closed"
         cause, phase, _ = self.end
         who = "the client left or was too slow" if cause.by == "client" else "the server gave up"
         return f"{who}: {cause} in phase {phase}"

@@ -96,6 +96,8 @@ class ServedExchange:
 
     async def run_in_thread(self, function: Callable[[], T]) -> T:
         async with self._connection.context.threads:
+            # The cancellation may have come in the very moment in which there was a thread: then nothing is started.
+            await trio.lowlevel.checkpoint_if_cancelled()
             self.handler_starts()
             return await trio.to_thread.run_sync(function, limiter=_NO_LIMIT)
 
@@ -117,10 +119,13 @@ class ServedExchange:
             return self._early_parts.popleft()
         if self._connection.engine.request_complete:
             return b""
-        if self._connection.engine.client_awaits_continue:
+        if self._connection.engine.client_awaits_continue and self._connection.departure.end is None:
             self.send_continue()
-        event = await self._connection.reader.body_event()
-        self._connection.look_for_unread_bytes_later()
+        try:
+            event = await self._connection.reader.body_event()
+        finally:
+            # Also if the handler has cancelled its wait: bytes may lie unread from now on.
+            self._connection.look_for_unread_bytes_later()
         if not isinstance(event, BodyPart):
             return b""
         self._count(event.data)
@@ -135,52 +140,97 @@ class ServedExchange:
         """Send 100 Continue, without waiting: because the client waits for it, or as the probe after a FIN."""
         self._connection.sender.interim_now(self._connection.engine.interim(_CONTINUE))
 
-    # The response
+    # The response. Each of these asks first whether there is still somebody to send to: once the end has come, the
+    # engine and the record know nothing of what the handler still sends.
 
     async def respond(self, status: int, fields: Sequence[Field], body: bytes) -> None:
+        self._handler_returned = True
+        if await self._discards():
+            return
         if status not in NO_CONTENT and _content_length(fields) is None:
             fields = [*fields, (b"content-length", b"%d" % len(body))]
-        head = self._begin(status, fields)
-        wire = self._connection.engine.respond(head, body)
-        self._begun(head, len(wire.prefix))
-        self._handler_returned = True
+        wire = self._begin_whole(status, fields, body)
         await self._connection.sender.send(wire)
         self._complete_unless_ended()
 
     def answer_now(self, status: int, fields: Sequence[Field], body: bytes) -> bool:
         """Offer a whole response once, without waiting, when the exchange has ended; says whether it got out."""
-        head = self._begin(status, (*fields, (b"content-length", b"%d" % len(body))))
-        wire = self._connection.engine.respond(head, body)
-        self._begun(head, len(wire.prefix))
+        wire = self._begin_whole(status, (*fields, (b"content-length", b"%d" % len(body))), body)
         if not self._connection.sender.send_now(wire):
             return False
         self._complete()
         return True
 
     async def start_response(self, status: int, fields: Sequence[Field]) -> None:
-        head = self._begin(status, fields)
+        if await self._discards():
+            return
+        _content_length(fields)
+        head = self._head_of_response(status, fields)
         data = self._connection.engine.start_response(head)
         self._begun(head, len(data))
         await self._connection.sender.send(Wire(data, b"", b""))
 
     async def send_part(self, data: bytes) -> None:
-        response = self._response_in_progress()
         # Before the part and not after it: nothing may be written once the client is known to be gone.
         await trio.lowlevel.checkpoint()
+        if await self._discards():
+            return
+        await self._connection.sender.ready()
+        response = self._response_in_progress()
         if data and self.content_allowed(response.status):
             await self._connection.sender.send(self._connection.engine.send_part(data))
 
     async def end_response(self) -> None:
+        if self._connection.departure.end is not None:
+            self._handler_returned = True
+        if await self._discards():
+            return
+        await self._connection.sender.ready()
         self._response_in_progress()
         data = self._connection.engine.end_response()
         self._handler_returned = True
         await self._connection.sender.send(Wire(data, b"", b""))
         self._complete_unless_ended()
 
-    def _begin(self, status: int, fields: Sequence[Field]) -> ResponseHead:
-        if self.response is not None:
+    async def settle(self) -> None:
+        """The endpoint has returned: see to it that its response is whole.
+
+        Raises:
+            ResponseError: there is none, or it has no end.
+        """
+        if self.completed_at is not None or await self._discards():
+            return
+        if self.response is None:
+            raise ResponseError("the handler returned without a response")
+        if not self._handler_returned:
+            raise ResponseError("the handler returned in the middle of its response")
+        # Somebody between us and the handler has cancelled the sending of a response that was complete.
+        await self._connection.sender.ready()
+        self._complete_unless_ended()
+
+    async def _discards(self) -> bool:
+        """True if the end has come and the handler runs on without a client.
+
+        Raises:
+            trio.Cancelled, ClientGone: the end has come, and the handler is to stop.
+        """
+        if self._connection.departure.end is None:
+            return False
+        await self._connection.departure.checkpoint()
+        return True
+
+    def _begin_whole(self, status: int, fields: Sequence[Field], body: bytes) -> Wire:
+        head = self._head_of_response(status, fields)
+        wire = self._connection.engine.respond(head, body)
+        self._begun(head, len(wire.prefix))
+        return wire
+
+    def _head_of_response(self, status: int, fields: Sequence[Field]) -> ResponseHead:
+        if self.response is not None or not self._is_current:
             raise ResponseError("a response was begun already; an exchange has exactly one")
-        fields = [*fields, (b"date", self._connection.context.date())]
+        fields = list(fields)
+        if not any(name == b"date" for name, _ in fields):
+            fields.append((b"date", self._connection.context.date()))
         if self._connection.must_close_after(self):
             fields.append((b"connection", b"close"))
         return ResponseHead(status, fields)
@@ -190,9 +240,14 @@ class ServedExchange:
         self._response_head_size = head_size
 
     def _response_in_progress(self) -> ResponseHead:
-        if self.response is None or self.completed_at is not None:
+        if self.response is None or self._handler_returned or not self._is_current:
             raise ResponseError("there is no response in progress: start one first, and send nothing after its end")
         return self.response
+
+    @property
+    def _is_current(self) -> bool:
+        """False once the connection has gone on to its next exchange."""
+        return self._connection.exchange is self
 
     def _complete_unless_ended(self) -> None:
         # If the client left and the handler ran on, the response was thrown away.
@@ -298,7 +353,14 @@ class ServedExchange:
 
 
 def _content_length(fields: Sequence[Field]) -> int | None:
+    """The length that a response announces.
+
+    Raises:
+        ResponseError: it is not a number.
+    """
     for name, value in fields:
         if name.lower() == b"content-length":
+            if not value.isdigit():
+                raise ResponseError(f"the response's Content-Length is {value!r}, not a number of bytes")
             return int(value)
     return None

@@ -49,8 +49,8 @@ class HangupWatch:
 
     def add(self, fd: int, listener: Listener) -> None:
         """Watch `fd`. A hangup that has happened already is heard too."""
-        self._listeners[fd] = listener
         self._epoll.register(fd, _HANGUP)
+        self._listeners[fd] = listener
 
     def hear_bytes(self, fd: int) -> None:
         """Hear of arriving bytes too, beginning with those that lie there now."""

@@ -76,7 +76,8 @@ class ReadAhead:
             await self._wanted.wait()
 
     def _read(self) -> None:
-        if self._closed:
+        # Asked again, since the budget may have gone to others while the pump waited.
+        if self._closed or not self._may_read():
             return
         try:
             data = self._transport.receive_nowait()

@@ -32,8 +32,13 @@ class Reader:
         self._timer = timers.timer(self._too_slow)
         # When the current head's first bytes were there; None before that.
         self.head_begun_at: float | None = None
-        # True while a task waits for bytes; then nobody else may take them in.
-        self.waiting = False
+        # Stands for the task that waits for bytes; while there is one, nobody else may take them in.
+        self._waiter: object | None = None
+
+    @property
+    def waiting(self) -> bool:
+        """True while a task waits for bytes."""
+        return self._waiter is not None
 
     async def head(self, patience: float) -> RequestHead:
         """The next head: within `patience` seconds its first byte, then within `Deadlines.head` its last.
@@ -60,11 +65,19 @@ class Reader:
         Raises:
             RequestError: the body is malformed.
             ClientGone: the input ended before the body did, and no cancellation reaches the caller.
+            trio.BusyResourceError: another task is reading it.
         """
         while (event := self._engine.next_event()) is NEED_DATA:
             await self._more(trio.current_time() + self._deadlines.body_stall)
         assert isinstance(event, BodyPart | EndOfRequest), "the engine begins no request before the last is complete"
         return event
+
+    def dismiss(self) -> None:
+        """The exchange is complete: a task that still waits for its body waits in vain, and is told so."""
+        if self._waiter is not None:
+            self._waiter = None
+            self._timer.stop()
+            self._transport.interrupt()
 
     def discard(self) -> None:
         """The connection is over: no timer of ours will be due."""
@@ -72,14 +85,18 @@ class Reader:
 
     async def _more(self, deadline: float) -> None:
         """Wait for bytes and feed them to the engine. Returns only if there were some."""
+        if self._departure.scope.cancel_called:
+            await self._departure.checkpoint()
+        if self._waiter is not None:
+            raise trio.BusyResourceError("another task is already reading this request's body")
+        waiter = self._waiter = object()
         self._timer.set(deadline)
-        self.waiting = True
         try:
-            data = await self._receive()
+            data = await self._receive(waiter)
         except HungUp as error:
             self._departure.hung_up(error.cause)
         except Interrupted:
-            pass  # the departure is known, and it was that which interrupted us
+            pass  # by the departure, which is known, or because the exchange is over
         else:
             if not data:
                 self._departure.input_ended()
@@ -88,16 +105,24 @@ class Reader:
                 return
             # Else the end came between the arrival of these bytes and our turn: nothing is begun with them.
         finally:
-            self.waiting = False
-            self._timer.stop()
+            if self._waiter is waiter:
+                self._waiter = None
+                self._timer.stop()
         await self._departure.checkpoint()
-        raise ClientGone("the client left before its request was complete")
+        raise ClientGone("the client left before its request was complete, or the exchange is over")
 
-    async def _receive(self) -> bytes:
+    async def _receive(self, waiter: object) -> bytes:
         # Waiting first, and not a hopeful recv: between two requests of a client there is nothing to be had.
         data = None
         while data is None:
-            await self._transport.wait_readable()
+            try:
+                await self._transport.wait_readable()
+            except Interrupted:
+                # Not our end, if the handler may run on without its client: what the client sent is still to be read.
+                if not self._departure.discarding:
+                    raise
+            if self._waiter is not waiter:
+                raise Interrupted  # dismissed in the very moment in which bytes came: they are not for us
             data = self._transport.receive_nowait()
         return data
 

@@ -1,11 +1,13 @@
 """Sender: the connection's send side. Hands bytes to the transport, and knows how much of a response got out.
 
-Who may send: one task at a time, under the deadline `send_stall`, which starts anew with every byte that the client
-takes. Sends are never shielded. Nothing is written after the end of the exchange has come: under CANCEL a send raises,
-under FINISH and Grace it is a checkpoint and the bytes are thrown away.
+Who may send: one task at a time, under the deadline `send_stall`, which starts anew with every byte that the client's
+system acknowledges. Sends are never shielded. Nothing is written after the end of the exchange has come; what was
+taken up and not handed over by then is forgotten.
 
-A send that a handler cancels half-way leaves the rest of its part here, and the next send hands that over first: the
-bytes on the wire are always a prefix of what was meant, so framing never breaks.
+A send has two steps, so that a handler may cancel one without breaking the framing. `ready` waits until everything
+before has been handed over: cancelled there, nothing of the new piece exists yet. Then the engine makes the piece's
+bytes and `send` takes them up at once: cancelled there, what is left of them stays here, and the next `ready` hands
+it over. So the bytes on the wire are always a prefix of what the engine was told, and one piece at most is held.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from trioserve.core.errors import ClientGone
 from trioserve.core.lifecycle import Cause
 from trioserve.core.messages import Wire
 
+_NOTHING = Wire(b"", b"", b"")
+_NO_BYTES = memoryview(b"")
+
 
 class Sender:
     """The send side of one connection."""
@@ -28,96 +33,130 @@ class Sender:
         self._departure = departure
         self._send_stall = send_stall
         self._timer = timers.timer(self._stalled)
-        # What the last send did not get out, as part of which piece.
-        self._unsent = memoryview(b"")
-        self._wire = Wire(b"", b"", b"")
+        # The piece that is being handed over, and what of its bytes is left.
+        self._wire = _NOTHING
+        self._unsent = _NO_BYTES
         self._busy = False
+        # What the client had still to acknowledge when the stall's clock was last started; None if that can't be known.
+        self._unacked: int | None = None
         # Bytes of the current response on the wire, framing included; not positive until its first byte is out.
         self.response_bytes = 0
-        # Content bytes of the current response in the pieces before the last.
+        # Content bytes of the current response in the pieces before this one.
         self._content_bytes = 0
 
     @property
     def content_bytes(self) -> int:
         """Bytes of the current response's content that were handed to the transport."""
-        in_progress = sum(map(len, self._wire)) - len(self._unsent)
-        return self._content_bytes + self._wire.payload_sent(in_progress)
+        return self._content_bytes + self._wire.payload_sent(sum(map(len, self._wire)) - len(self._unsent))
 
     def new_response(self) -> None:
         """A new exchange begins: count from zero."""
         self.response_bytes = 0
         self._content_bytes = 0
 
-    async def send(self, wire: Wire) -> None:
-        """Hand a piece of the response over, whole. A checkpoint only if it has to wait.
+    async def ready(self) -> None:
+        """Wait until the rest of the last piece has been handed over. A checkpoint only if it has to wait.
 
         Raises:
-            trio.Cancelled, ClientGone: see `Departure.checkpoint`.
+            trio.Cancelled, ClientGone: the end has come; see `Departure.checkpoint`.
             trio.BusyResourceError: another task is sending.
         """
-        if self._departure.end is not None:
-            await self._after_the_end()
-            return
         if self._busy:
             raise trio.BusyResourceError("another task is already sending this response")
-        self._busy = True
-        try:
-            if self._unsent:
-                await self._flush()
-            self._take_up(wire)
+        if self._unsent:
             await self._flush()
-        except HungUp as error:
-            self._departure.hung_up(error.cause)
-            await self._after_the_end()
-        except Interrupted:
-            await self._after_the_end()
-        finally:
-            self._busy = False
+
+    async def send(self, wire: Wire) -> None:
+        """Hand a piece of the response over, whole. Only after `ready`, without a step of the scheduler in between.
+
+        Raises:
+            trio.Cancelled, ClientGone: the end has come; see `Departure.checkpoint`.
+        """
+        self._take_up(wire)
+        if not self._try_push():
+            await self._flush()
 
     def send_now(self, wire: Wire) -> bool:
         """Hand a piece over without waiting; says whether all of it was taken. For what is offered once, at the end."""
         if self._unsent:
             return False
         self._take_up(wire)
-        try:
-            return self._push() == 0
-        except HungUp as error:
-            self._departure.hung_up(error.cause)
-            return False
+        return self._try_push()
 
     def interim_now(self, data: bytes) -> None:
-        """Hand an interim response over without waiting; what is not taken goes before the next piece."""
-        self.response_bytes -= len(data)  # these bytes are not the response's, whenever they get out
-        self.send_now(Wire(data, b"", b""))
+        """Hand an interim response over without waiting; what is not taken goes before the next piece.
+
+        Not if the client takes nothing at present: then it is not waiting for this either.
+        """
+        if not self._unsent:
+            self.response_bytes -= len(data)  # these bytes are not the response's, whenever they get out
+            self.send_now(Wire(data, b"", b""))
+
+    def forget(self) -> None:
+        """The end has come: nothing more is written."""
+        self._timer.stop()
+        self._content_bytes = self.content_bytes
+        self._wire, self._unsent = _NOTHING, _NO_BYTES
 
     def discard(self) -> None:
         """The connection is over: no timer of ours will be due."""
         self._timer.discard()
 
     def _take_up(self, wire: Wire) -> None:
-        self._content_bytes = self.content_bytes
         self._wire = wire
         self._unsent = memoryview(b"".join(wire) if wire.prefix or wire.suffix else wire.payload)
 
     async def _flush(self) -> None:
-        while self._push():
-            self._timer.set(trio.current_time() + self._send_stall)
-            try:
-                await self._transport.wait_writable()
-            finally:
-                self._timer.stop()
+        """Hand over what is left, waiting for room."""
+        self._busy = True
+        try:
+            while self._unsent and not self._try_push():
+                if self._departure.end is None:
+                    self._start_clock()
+                    await self._transport.wait_writable()
+                else:
+                    await self._after_the_end()
+        except Interrupted:
+            await self._after_the_end()
+        finally:
+            self._busy = False
 
-    def _push(self) -> int:
-        """Hand over what there is room for; returns how many bytes are left."""
-        taken = self._transport.send_nowait(self._unsent)
+    def _try_push(self) -> bool:
+        """Hand over what there is room for; says whether that was all."""
+        try:
+            taken = self._transport.send_nowait(self._unsent)
+        except HungUp as error:
+            self._departure.hung_up(error.cause)
+            return False
         self._unsent = self._unsent[taken:]
         self.response_bytes += taken
-        return len(self._unsent)
+        if self._unsent:
+            if taken:
+                self._timer.stop()  # the clock starts anew
+            return False
+        self._timer.stop()
+        # Nothing is kept of a piece that is out: an idle connection holds no response.
+        self._content_bytes += len(self._wire.payload)
+        self._wire, self._unsent = _NOTHING, _NO_BYTES
+        return True
 
     async def _after_the_end(self) -> None:
+        self.forget()
         await self._departure.checkpoint()
         if not self._departure.discarding:
             raise ClientGone("the client has left")
 
+    def _start_clock(self) -> None:
+        """Start the stall's clock, unless it runs: a handler's own cancellations do not set it back."""
+        if not self._timer.is_set:
+            self._unacked = self._transport.unacked_bytes()
+            self._timer.set(trio.current_time() + self._send_stall)
+
     def _stalled(self) -> None:
-        self._departure.give_up(Cause.WRITE_TIMEOUT)
+        # A slow client may take bytes all the time and yet leave no room for new ones: buffers are large, and the
+        # system speaks of room only when a good part of one is free.
+        unacked = self._transport.unacked_bytes()
+        if unacked is not None and self._unacked is not None and unacked < self._unacked:
+            self._start_clock()
+        else:
+            self._departure.give_up(Cause.WRITE_TIMEOUT)

@@ -28,35 +28,51 @@ class Budget:
 
 
 class Spool:
-    """Bytes received before anybody asked for them: bounded for itself, and by the budget of the server."""
+    """Bytes received before anybody asked for them: bounded for itself, and by the budget of the server.
 
-    __slots__ = ("_budget", "_chunks", "_limit", "size")
+    Args:
+        limit: the most that it holds, in bytes.
+        budget: what all spools share.
+        allowance: bytes that are its own, whatever is left of the budget.
+    """
 
-    def __init__(self, limit: float, budget: Budget) -> None:
+    __slots__ = ("_allowance", "_budget", "_chunks", "_limit", "size")
+
+    def __init__(self, limit: float, budget: Budget, allowance: int = 0) -> None:
         self._limit = limit
         self._budget = budget
+        self._allowance = allowance
         self._chunks: deque[bytes] = deque()
         self.size = 0
 
     def has_room(self) -> bool:
-        return self.size + RECEIVE_SIZE <= self._limit and self._budget.left >= RECEIVE_SIZE
+        """True if RECEIVE_SIZE bytes can be put."""
+        size = self.size + RECEIVE_SIZE
+        if size > max(self._limit, self._allowance):
+            return False
+        return self._charge(size) - self._charge(self.size) <= self._budget.left
 
     def put(self, data: bytes) -> None:
-        """Only after `has_room` said yes, and at most RECEIVE_SIZE bytes."""
-        self._budget.take(len(data))
+        """Only if `has_room` says yes, and at most RECEIVE_SIZE bytes."""
+        taken = self._budget.take(self._charge(self.size + len(data)) - self._charge(self.size))
+        assert taken, "bytes were put for which there was no room"
         self.size += len(data)
         self._chunks.append(data)
+
+    def _charge(self, size: int) -> int:
+        """What a spool of this size takes of the budget."""
+        return max(size - self._allowance, 0)
 
     def take(self) -> bytes | None:
         """The oldest bytes, or None if there are none."""
         if not self._chunks:
             return None
         data = self._chunks.popleft()
+        self._budget.give_back(self._charge(self.size) - self._charge(self.size - len(data)))
         self.size -= len(data)
-        self._budget.give_back(len(data))
         return data
 
     def clear(self) -> None:
         self._chunks.clear()
-        self._budget.give_back(self.size)
+        self._budget.give_back(self._charge(self.size))
         self.size = 0

@@ -61,6 +61,11 @@ class Timer:
             self._timers.discarded()
 
     @property
+    def is_set(self) -> bool:
+        """True if it will be due."""
+        return self.when < math.inf
+
+    @property
     def is_discarded(self) -> bool:
         return self._callback is None
 
@@ -69,9 +74,8 @@ class Timer:
         self.queued = math.inf
         if self.when <= now:
             self.when = math.inf
-            callback = self._callback
-            assert callback is not None, "a discarded timer has no time set"
-            callback()
+            if self._callback is not None:  # else it was set after its owner had let go of it
+                self._callback()
         elif self.when < math.inf:
             self.set(self.when)
 

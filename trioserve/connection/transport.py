@@ -204,9 +204,9 @@ class SocketTransport:
             raise Interrupted from None
 
     def watch(self, on_hangup: OnHangup) -> None:
-        self._on_hangup = on_hangup
         if self._watch is not None:
             self._watch.add(self._sock.fileno(), self)
+        self._on_hangup = on_hangup
 
     def look(self) -> None:
         if self._watch is not None:
@@ -214,9 +214,20 @@ class SocketTransport:
 
     def hung_up(self) -> None:
         """The watch says so. The socket tells how, once: asking takes the pending error off it."""
-        if self._on_hangup is not None:
-            error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            self._on_hangup(cause_of(error) if error else Cause.FIN)
+        if self._on_hangup is None:
+            return
+        error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        self._on_hangup(cause_of(error) if error else Cause.FIN)
+        if self._sock.family == socket.AF_UNIX:
+            self._tell_full_close()
+
+    def _tell_full_close(self) -> None:
+        """On a Unix socket a close can be told from a half-close: nothing can be sent, not even no bytes at all."""
+        try:
+            self.send_nowait(b"")
+        except HungUp as error:
+            if self._on_hangup is not None:
+                self._on_hangup(error.cause)
 
     def bytes_arrived(self) -> None:
         """The watch says so."""

@@ -160,6 +160,7 @@ class Peer(Enum):
 
     OPEN = auto()
     HALF_CLOSED = auto()  # its FIN was heard; it may be gone altogether
+    GONE = auto()  # it has left: nothing can reach it
 
 
 class ClientRules(NamedTuple):
@@ -210,7 +211,7 @@ class Lifecycle:
     __slots__ = ("ended", "peer")
 
     def __init__(self) -> None:
-        # Whether the client's FIN has been heard. What it means is judged anew for each exchange, since routes differ.
+        # What has been heard of the client. What a FIN means is judged anew for each exchange, since routes differ.
         self.peer = Peer.OPEN
         # The first decisive event; None while the connection is well. Set once, never changed.
         self.ended: End | None = None
@@ -218,10 +219,13 @@ class Lifecycle:
     def peer_hung_up(self, cause: Cause, phase: Phase, at: float, rules: ClientRules) -> Verdict:
         """Out-of-band news: the kernel says that the peer hung up, or a send or receive failed."""
         if self.ended is not None:
+            # Too late to be the cause, but an answer to one that has gone is not owed any more.
+            if cause is not Cause.FIN or rules.half_close is HalfClose.ABORT:
+                self.peer = Peer.GONE
             return Verdict.NOTHING
         if cause is not Cause.FIN:
             return self._departed(cause, phase, at, rules)
-        if self.peer is Peer.HALF_CLOSED:
+        if self.peer is not Peer.OPEN:
             return Verdict.NOTHING
         self.peer = Peer.HALF_CLOSED
         return self._judge_fin(phase, at, rules)
@@ -252,6 +256,13 @@ class Lifecycle:
             return Verdict.CANCEL
         return Verdict.CANCEL if cause in SERVER_CAUSES else Verdict.NOTHING
 
+    @property
+    def owes_answer(self) -> bool:
+        """True if the client is still there and has been told nothing: the end's status code is to be sent."""
+        if self.ended is None or self.peer is Peer.GONE:
+            return False
+        return self.ended.cause in ANSWERABLE and self.ended.phase in BEFORE_RESPONSE
+
     def _judge_fin(self, phase: Phase, at: float, rules: ClientRules) -> Verdict:
         if phase in READER_MEETS_FIN:
             return Verdict.NOTHING
@@ -264,6 +275,7 @@ class Lifecycle:
 
     def _departed(self, cause: Cause, phase: Phase, at: float, rules: ClientRules) -> Verdict:
         self.ended = End(cause, phase, at)
+        self.peer = Peer.GONE
         handler_may_run_on = phase not in READER_MEETS_FIN and rules.disconnect != CANCEL
         return Verdict.DISCARD if handler_may_run_on else Verdict.CANCEL
 
@@ -275,8 +287,3 @@ def outcome_of(*, started: bool, returned: bool, exception: BaseException | None
     if exception is not None:
         return Outcome.FAILED
     return Outcome.FINISHED if returned else Outcome.CANCELLED
-
-
-def answer_is_owed(end: End) -> bool:
-    """True if the client is still there and has not been told anything: the status code of `end` is to be sent."""
-    return end.cause in ANSWERABLE and end.phase in BEFORE_RESPONSE

@@ -39,7 +39,7 @@ class AccessLog:
 
 def line_of(record: Record, status: int) -> str:
     """What both kinds of record have in common."""
-    client = "{}:{}".format(*record.client) if record.client else "-"
+    client = _address(*record.client) if record.client else "-"
     request = "-"
     if record.method is not None:
         # The engine lets no control character pass; a quote would end the request line early for whoever parses it.
@@ -47,6 +47,10 @@ def line_of(record: Record, status: int) -> str:
         request = f"{record.method} {target} HTTP/{record.http_version}"
     size = record.response_body_bytes
     return f'{client} "{request}" {status} {size}B {_milliseconds(record.duration)}'
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _milliseconds(seconds: float) -> str:

@@ -17,6 +17,7 @@ from trioserve.core.application import Hook
 from trioserve.core.callables import is_async, name_of
 from trioserve.core.messages import RequestHead
 from trioserve.core.records import Abandoned, Completed
+from trioserve.failures import is_failure
 from trioserve.observe.observer import Observer
 
 ERROR_LOGGER = "trioserve.error"
@@ -49,7 +50,8 @@ class Reporter:
         for observer in self._observers:
             self._tell(observer.abandoned, record)
         if self._hooks:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + self._hook_deadline):
+            # Shielded without a deadline of its own: each hook has one.
+            with trio.CancelScope(shield=True):
                 async with trio.open_nursery() as nursery:
                     for hook in self._hooks:
                         nursery.start_soon(self._call, hook, record)
@@ -57,25 +59,30 @@ class Reporter:
     def _tell(self, tell: Callable[[R], None], record: R) -> None:
         try:
             tell(record)
-        except Exception:
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             self._log.exception("observer %s raised; the record was %r", name_of(tell), record)
 
     async def _call(self, hook: Hook, record: Abandoned) -> None:
+        patience = trio.move_on_after(self._hook_deadline)
         try:
-            if is_async(hook):
-                await hook(record)  # type: ignore[misc]
-            else:
-                await trio.to_thread.run_sync(hook, record, abandon_on_cancel=True, limiter=self._hook_threads)
-        except trio.Cancelled:
+            with patience:
+                if is_async(hook):
+                    await hook(record)  # type: ignore[misc]
+                else:
+                    await trio.to_thread.run_sync(hook, record, abandon_on_cancel=True, limiter=self._hook_threads)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            self._log.exception("on_abandoned hook %s raised; the record was %r", name_of(hook), record)
+        if patience.cancelled_caught:
             self._log.error(
                 "on_abandoned hook %s did not end within %g s (Deadlines.hook) and was stopped; the record was %r",
                 name_of(hook),
                 self._hook_deadline,
                 record,
             )
-            raise
-        except (Exception, SystemExit):
-            self._log.exception("on_abandoned hook %s raised; the record was %r", name_of(hook), record)
 
     def handler_failed(self, head: RequestHead | None, route: str | None, error: BaseException) -> None:
         self._log.error("handler of %s raised", _what(head, route), exc_info=error)
@@ -88,7 +95,7 @@ class Reporter:
             stack,
         )
 
-    def status_policy_failed(self, error: Exception) -> None:
+    def status_policy_failed(self, error: BaseException) -> None:
         self._log.error("abandoned_status failed; the default status code was used", exc_info=error)
 
     def internal_error(self, error: BaseException) -> None:

@@ -4,30 +4,34 @@ How it stops, in this order (the drain): no more connections are accepted; idle 
 go on, and their responses say `Connection: close`; at `Deadlines.drain` those that still run are cancelled with cause
 DRAIN, and where nothing was sent they are answered 503; then everything unwinds, which is not cut.
 
-Cancelling `serve` skips the waiting: everything is cancelled as DRAIN at once.
+Cancelling `serve` skips the waiting: everything is cancelled as DRAIN at once. The cancellation does not reach the
+connections by itself: they run in a nursery that is shielded from it, and each is told by `stop`, so that its exchange
+ends like every other, through `Departure`, with the right cause at the right moment, and with its transport alive.
 """
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import errno
 import itertools
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import trio
 
 from trioserve.connection.connection import Connection
 from trioserve.connection.context import Context
 from trioserve.connection.hangup import current_hangup_watch
-from trioserve.connection.readahead import ReadAhead
+from trioserve.connection.readahead import READ_AHEAD, ReadAhead
 from trioserve.connection.spool import Budget, Spool
 from trioserve.connection.timers import current_timers
 from trioserve.connection.transport import SocketTransport, Transport
 from trioserve.core.application import Application
 from trioserve.core.engine import H11Engine
+from trioserve.failures import is_failure
 from trioserve.observe.access_log import AccessLog
 from trioserve.observe.observer import Observer
 from trioserve.observe.reporter import ERROR_LOGGER, Reporter
@@ -68,22 +72,20 @@ async def serve(
     """
     config = config or Config()
     drain = drain if drain is not None else trio.Event()
+    server = Server(app, config)
     listeners = await open_listeners(config.listen, int(min(config.limits.backlog, 65_535)))
-    try:
-        server = Server(app, config)
-        async with trio.open_nursery() as connections:
-            async with trio.open_nursery() as accepting:
-                for listener in listeners:
-                    accepting.start_soon(server.accept, listener, connections)
-                task_status.started(tuple(map(address_of, listeners)))
-                await drain.wait()
-                accepting.cancel_scope.cancel(reason="the server drains")
-            for listener in listeners:
-                close_listener(listener)
-            await server.drain()
-    finally:
+    with contextlib.ExitStack() as listening:
         for listener in listeners:
-            close_listener(listener)
+            listening.callback(close_listener, listener)
+        async with server.running():
+            with listening.pop_all():
+                async with trio.open_nursery() as accepting:
+                    for listener in listeners:
+                        accepting.start_soon(server.accept, listener)
+                    task_status.started(tuple(map(address_of, listeners)))
+                    await drain.wait()
+                    accepting.cancel_scope.cancel(reason="the server drains")
+            await server.drain()
 
 
 class Server:
@@ -110,8 +112,29 @@ class Server:
         self._watch = current_hangup_watch() if config.hangup_news is HangupNews.KERNEL else None
         self._living: set[Connection] = set()
         self._gone = trio.lowlevel.ParkingLot()
+        # Where connections run, while `running`; and what ends that.
+        self._connections: trio.Nursery | None = None
+        self._over = trio.Event()
 
-    async def accept(self, listener: socket.socket, connections: trio.Nursery) -> None:
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Connections can be started in the block. However it is left, they have all ended then."""
+        async with trio.open_nursery() as nursery:
+            self._connections = await nursery.start(self._hold_connections)
+            try:
+                yield
+            finally:
+                self.stop()
+                self._over.set()
+
+    async def _hold_connections(self, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+        # The shield has no deadline, since an unwind is never cut; all else that a connection awaits has one.
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as connections:
+                task_status.started(connections)
+                await self._over.wait()
+
+    async def accept(self, listener: socket.socket) -> None:
         """Accept connections and start them, until cancelled."""
         while True:
             await trio.lowlevel.wait_readable(listener)
@@ -131,7 +154,7 @@ class Server:
                 except OSError:
                     sock.close()  # the client has gone already, and the system says so when options are set
                     continue
-                self.start(transport, connections)
+                self.start(transport)
 
     def _transport(self, sock: socket.socket, peer: object) -> Transport:
         client = None
@@ -145,12 +168,17 @@ class Server:
 
     def new_spool(self) -> Spool:
         """A spool under this server's limits."""
-        return Spool(self._config.limits.spool, self._spools)
+        return self._spool(allowance=0)
 
-    def start(self, transport: Transport, connections: trio.Nursery) -> None:
-        """Serve a transport as a connection, in the given nursery."""
+    def _spool(self, allowance: int) -> Spool:
+        return Spool(self._config.limits.spool, self._spools, allowance)
+
+    def start(self, transport: Transport) -> None:
+        """Serve a transport as a connection. Only while `running`."""
+        connections = self._connections
+        assert connections is not None, "connections run only while the server does"
         if self._config.hangup_news is HangupNews.READ_AHEAD:
-            transport = ReadAhead(transport, self.new_spool())
+            transport = ReadAhead(transport, self._spool(allowance=READ_AHEAD))
             connections.start_soon(self._contained, transport.pump)
         connection = Connection(self._context, transport, self._timers, next(_connection_ids))
         # Living from now on, so that a drain which comes before the task's first step does not miss it.
@@ -161,7 +189,9 @@ class Server:
         """Run a part of one connection. A mistake in it, ours or the application's, does not reach the others."""
         try:
             await run()
-        except Exception as error:
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             self._context.reporter.internal_error(error)
 
     async def _serve(self, connection: Connection) -> None:
@@ -178,6 +208,10 @@ class Server:
         with trio.move_on_after(self._config.deadlines.drain):
             while self._living:
                 await self._gone.park()
+        self.stop()
+
+    def stop(self) -> None:
+        """Cancel every exchange under way, as DRAIN."""
         for connection in tuple(self._living):
             connection.stop()
 

@@ -6,8 +6,6 @@ import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import trio
-
 from trioserve.core.application import Application
 from trioserve.server.config import Config
 from trioserve.server.server import Server
@@ -17,10 +15,9 @@ from trioserve.testing.transport import SEND_BUFFER, WINDOW, MemoryPeer, memory_
 class MemoryServer:
     """A server to which clients connect in memory. Made by `memory_server`."""
 
-    def __init__(self, app: Application, config: Config, nursery: trio.Nursery) -> None:
+    def __init__(self, server: Server, config: Config) -> None:
+        self._server = server
         self._config = config
-        self._server = Server(app, config)
-        self._nursery = nursery
         self._ports = itertools.count(40_000)
 
     def connect(self, *, send_buffer: int = SEND_BUFFER, window: int = WINDOW) -> MemoryPeer:
@@ -32,7 +29,7 @@ class MemoryServer:
             send_buffer=send_buffer,
             window=window,
         )
-        self._server.start(transport, self._nursery)
+        self._server.start(transport)
         return peer
 
     async def drain(self) -> None:
@@ -48,7 +45,8 @@ async def memory_server(app: Application, config: Config | None = None) -> Async
         app: an `App`, or any other `Application`.
         config: as for `serve`; what it says of addresses has no meaning here.
     """
-    async with trio.open_nursery() as nursery:
-        server = MemoryServer(app, config or Config(), nursery)
-        yield server
+    config = config or Config()
+    server = Server(app, config)
+    async with server.running():
+        yield MemoryServer(server, config)
         await server.drain()

@@ -1,0 +1,36 @@
+"""What of an exception is a user's failure, to be contained, and what is somebody else's business.
+
+A handler, a hook, an observer: whatever a user's function raises ends with the exchange that it served and reaches
+nobody else. That includes `SystemExit` (a handler that calls sys.exit() does not end the server) and any other class
+that does not derive from Exception. What passes through: trio's cancellations, which belong to their scopes, and
+KeyboardInterrupt and GeneratorExit, which belong to the interpreter.
+"""
+
+from __future__ import annotations
+
+import trio
+
+_NOT_OURS = (trio.Cancelled, KeyboardInterrupt, GeneratorExit)
+
+
+def is_failure(error: BaseException) -> bool:
+    """True if all of `error` is a user's failure: of a group, every exception in it."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(is_failure(part) for part in error.exceptions)
+    return not isinstance(error, _NOT_OURS)
+
+
+def sole(error: BaseException) -> BaseException:
+    """The one exception in a group of one (of one, ...): what a nursery with one failing task raised."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def without_cancellations(error: BaseException) -> BaseException | None:
+    """What remains of an exception if trio's cancellations are taken out of it; None if nothing does."""
+    if isinstance(error, trio.Cancelled):
+        return None
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1]
+    return error
