@@ -279,6 +279,75 @@ async def test_an_http_error_is_an_answer(stage: Stage, caplog: pytest.LogCaptur
     assert not caplog.records
 
 
+class _Impatient:
+    """An application around another one, which cancels an endpoint that takes too long: a time-out middleware."""
+
+    def __init__(self, app: App, seconds: float) -> None:
+        self._app = app
+        self._seconds = seconds
+        self.rules = app.rules
+
+    @property
+    def hooks(self):
+        return self._app.hooks
+
+    def on_abandoned(self, hook) -> None:
+        self._app.on_abandoned(hook)
+
+    def endpoint(self, head):
+        return _ImpatientEndpoint(self._app.endpoint(head), self._seconds)
+
+
+class _ImpatientEndpoint:
+    def __init__(self, endpoint, seconds: float) -> None:
+        self._endpoint = endpoint
+        self._seconds = seconds
+        self.name, self.rules = endpoint.name, endpoint.rules
+
+    async def __call__(self, exchange) -> None:
+        with trio.move_on_after(self._seconds):
+            await self._endpoint(exchange)
+
+
+@in_memory
+async def test_a_stream_that_is_left_in_its_middle_is_a_failure_and_cut(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = App()
+
+    @app.get("/")
+    async def handler() -> Response:
+        async def write_body(send) -> None:
+            await send(b"first")
+            await trio.sleep_forever()
+
+        return Response.stream(write_body)
+
+    async with stage.serve(_Impatient(app, 1)) as theatre:
+        client = await theatre.connect()
+        await client.send(GET)
+        assert (await client.receive_to_end()).endswith(b"\r\n5\r\nfirst\r\n")
+        record = await theatre.abandoned()
+        assert (record.status, record.sent_status, record.cause) == (500, 200, Cause.HANDLER_FAILED)
+    assert len(caplog.records) == 1
+
+
+@in_memory
+async def test_a_whole_response_whose_sending_was_cancelled_is_sent_all_the_same(stage: Stage) -> None:
+    app = App()
+
+    @app.get("/")
+    async def handler() -> bytes:
+        return bytes(500_000)
+
+    async with stage.serve(_Impatient(app, 1)) as theatre:
+        client = await theatre.connect()
+        await client.send(GET)
+        await trio.sleep(2)
+        assert await client.response() == (200, bytes(500_000))
+        assert (await theatre.completed()).response_body_bytes == 500_000
+
+
 # Once it is ended
 
 

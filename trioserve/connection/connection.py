@@ -67,9 +67,10 @@ class Connection:
         self._task: trio.lowlevel.Task | None = None
 
     async def serve(self) -> None:
-        """Serve exchanges until the connection ends, and close it. Raises nothing but the cancellation from outside.
+        """Serve exchanges until the connection ends, and close it.
 
-        Cancelled from outside, the current exchange ends with cause DRAIN; its record is still made.
+        Raises nothing of a user's or our own doing. Cancelled from outside, or interrupted by the keyboard, it ends the
+        current exchange with cause DRAIN, makes its record, and lets that pass.
         """
         self._task = trio.lowlevel.current_task()
         try:
@@ -123,7 +124,6 @@ class Connection:
                 return  # a client that has left already does not get its handler started
             self._start_clocks(endpoint)
             await endpoint(exchange)
-            exchange.handler_returned()
             await exchange.settle()
         except BaseException as error:
             if not is_failure(error):

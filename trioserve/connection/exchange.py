@@ -198,11 +198,12 @@ class ServedExchange:
         Raises:
             ResponseError: there is none, or it has no end.
         """
+        self._handler_returned = True
         if self.completed_at is not None or await self._discards():
             return
         if self.response is None:
             raise ResponseError("the handler returned without a response")
-        if not self._handler_returned:
+        if not self._connection.engine.response_complete:
             raise ResponseError("the handler returned in the middle of its response")
         # Somebody between us and the handler has cancelled the sending of a response that was complete.
         await self._connection.sender.ready()
@@ -240,7 +241,7 @@ class ServedExchange:
         self._response_head_size = head_size
 
     def _response_in_progress(self) -> ResponseHead:
-        if self.response is None or self._handler_returned or not self._is_current:
+        if self.response is None or not self._is_current or self._connection.engine.response_complete:
             raise ResponseError("there is no response in progress: start one first, and send nothing after its end")
         return self.response
 

@@ -115,6 +115,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def response_complete(self) -> bool:
+        """True if the response of the current exchange has been given to its end."""
+        ...
+
+    @property
     def keeps_alive(self) -> bool:
         """True if the response is complete and neither side asked to close: all depends on the request's end."""
         ...
@@ -285,6 +290,10 @@ class H11Engine:
     @property
     def closing_ends_response(self) -> bool:
         return self._closing_ends_response
+
+    @property
+    def response_complete(self) -> bool:
+        return self._h11.our_state in {h11.DONE, h11.MUST_CLOSE, h11.CLOSED}
 
     @property
     def keeps_alive(self) -> bool:
