@@ -10,8 +10,7 @@ from functools import partial
 
 import trio
 
-from trioserve import App, Response
-from trioserve.app.response import Send
+from trioserve import App, Response, Send
 
 app = App()
 

@@ -37,6 +37,7 @@ PUBLIC = [
     "RequestError",
     "Response",
     "ResponseError",
+    "Send",
     "TcpAddress",
     "TrioserveError",
     "UnixAddress",

@@ -2,7 +2,7 @@
 
 from trioserve.app.application import App
 from trioserve.app.request import Request
-from trioserve.app.response import Response
+from trioserve.app.response import Response, Send
 from trioserve.core.errors import (
     ClientGone,
     ConfigError,
@@ -46,6 +46,7 @@ __all__ = [
     "RequestError",
     "Response",
     "ResponseError",
+    "Send",
     "TcpAddress",
     "TrioserveError",
     "UnixAddress",

@@ -400,7 +400,11 @@ def test_without_a_word_the_rules_are_the_defaults():
         assert rules.half_close is None
         assert rules.status == DEFAULT
         assert rules.deadline is None
-        assert rules.max_body is None
+    assert endpoint(app).rules.max_body is None
+
+
+def test_where_there_is_no_route_that_is_said_however_large_the_body():
+    assert endpoint(App(), target="/x").rules.max_body == math.inf
 
 
 def test_the_rules_of_the_app_hold_where_a_route_says_nothing():

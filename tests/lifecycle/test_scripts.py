@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -217,11 +218,12 @@ def leave(script: Script, client: Client, run: Run) -> None:
             client.vanish()
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.parametrize("kind", ["memory", "memory-read-ahead"])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(script=scripts)
-def test_whatever_a_client_does_the_records_tell_the_truth(script: Script) -> None:
+def test_whatever_a_client_does_the_records_tell_the_truth(kind: str, script: Script) -> None:
     run = Run()
-    stage = Stage("memory")
+    stage = Stage(kind)
     theatre = trio.run(play, script, run, stage, clock=MockClock(autojump_threshold=0))
     judge(script, run, theatre.observed.all)
 

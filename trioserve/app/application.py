@@ -12,7 +12,9 @@ registration, not at the first request.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -64,6 +66,8 @@ class App:
             half_close=None if half_close is None else HalfClose.of(half_close),
             status=DEFAULT.changed(abandoned_status),
         )
+        # Where there is no route, it is that which is said, however large the body.
+        self._without_route = dataclasses.replace(self.rules, max_body=math.inf)
         self._router: Router[Route] = Router()
         self._hooks: list[Hook] = []
 
@@ -155,10 +159,12 @@ class App:
 
     def _refusal(self, head: RequestHead, allowed: frozenset[str]) -> Endpoint:
         if head.method not in KNOWN_METHODS and not self._router.knows_method(head.method):
-            return _Refusal(self.rules, 501, f"this server does not know the method {head.method}")
+            return _Refusal(self._without_route, 501, f"this server does not know the method {head.method}")
         if allowed:
-            return _Refusal(self.rules, 405, f"{head.method} is not allowed here", allow=", ".join(sorted(allowed)))
-        return _Refusal(self.rules, 404, "there is nothing at this address")
+            return _Refusal(
+                self._without_route, 405, f"{head.method} is not allowed here", allow=", ".join(sorted(allowed))
+            )
+        return _Refusal(self._without_route, 404, "there is nothing at this address")
 
 
 class Route:

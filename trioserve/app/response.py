@@ -8,13 +8,28 @@ from __future__ import annotations
 
 import json as _json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from trioserve.core.application import Exchange
 from trioserve.core.errors import ResponseError
 from trioserve.core.messages import Field
 
-Send = Callable[[bytes | str], Awaitable[None]]
+
+class Send(Protocol):
+    """What a stream's writer is given: `await send(part)` sends one part of the body, text as UTF-8.
+
+    A checkpoint, always; waits while the client is not reading. A send that is cancelled half-way is completed by the
+    next one, and one that waits for that is as if it had not been made.
+
+    Raises:
+        ResponseError: the part goes beyond the response's Content-Length, or the response is over.
+        ClientGone: the client has left, and a cancellation cannot reach here (inside a shield).
+        trio.BusyResourceError: another task is sending.
+    """
+
+    async def __call__(self, part: bytes | str, /) -> None: ...
+
+
 WriteBody = Callable[[Send], Awaitable[None]]
 HeaderItems = Mapping[str, str] | Iterable[tuple[str, str]]
 

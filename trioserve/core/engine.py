@@ -240,7 +240,7 @@ class H11Engine:
         return self._h11.they_are_waiting_for_100_continue
 
     def interim(self, status: int) -> bytes:
-        return self._send(h11.InformationalResponse(status_code=status, headers=[]))
+        return self._send(h11.InformationalResponse(status_code=status, headers=[], reason=_REASONS.get(status, b"")))
 
     def respond(self, head: ResponseHead, body: bytes) -> Wire:
         # Checked before h11 is touched: once it has refused something, it sends nothing more, not even a 500.

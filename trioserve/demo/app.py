@@ -8,8 +8,7 @@ import time
 
 import trio
 
-from trioserve import FINISH, Abandoned, App, Request, Response
-from trioserve.app.response import Send
+from trioserve import FINISH, Abandoned, App, Request, Response, Send
 
 app = App()
 
