@@ -92,6 +92,18 @@ async def test_a_hook_is_told_although_an_observer_raises():
     assert len(told) == 1
 
 
+def test_an_observer_that_exits_is_logged_and_the_others_are_told(errors):
+    class Exiting:
+        def completed(self, _record):
+            raise SystemExit(3)
+
+    other = Recorder()
+    reporter(observers=[Exiting(), other]).completed(completed())
+    assert len(other.told) == 1
+    [entry] = errors()
+    assert entry.exc_info[0] is SystemExit
+
+
 def test_completed_exchanges_are_wanted_only_by_observers():
     assert reporter(observers=[Recorder()]).wants_completed
     assert not reporter(print).wants_completed
@@ -141,7 +153,11 @@ async def test_a_plain_hook_runs_in_a_worker_thread():
     assert thread is not threading.main_thread()
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("boom"), SystemExit(3)], ids=repr)
+class Odd(BaseException):
+    """Neither an Exception nor one of those that belong to the interpreter."""
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("boom"), SystemExit(3), Odd("boom")], ids=repr)
 @pytest.mark.parametrize("kind", ["async", "plain"])
 async def test_a_hook_that_raises_is_logged_once_with_its_traceback(error, kind, errors):
     def plain_hook(_record):
@@ -181,6 +197,51 @@ async def test_a_hanging_hook_is_stopped_at_its_deadline_and_logged_once(clock, 
     assert "hanging_hook did not end within 5 s (Deadlines.hook)" in entry.getMessage()
     assert "/reports/2026" in entry.getMessage()
     assert entry.exc_info is None
+
+
+async def test_a_hook_that_hangs_in_tasks_of_its_own_is_stopped_and_logged_once(clock, errors):
+    async def hanging_hook(_record):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.start_soon(trio.sleep_forever)
+
+    await reporter(hanging_hook, deadline=DEADLINE).abandoned(abandoned())
+    assert trio.current_time() == DEADLINE
+    [entry] = errors()
+    assert "hanging_hook did not end within 5 s (Deadlines.hook)" in entry.getMessage()
+
+
+async def test_a_hook_may_fail_in_a_task_of_its_own_while_it_is_stopped(clock, errors):
+    async def fail_when_stopped():
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ZeroDivisionError
+
+    async def hook(_record):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail_when_stopped)
+            nursery.start_soon(trio.sleep_forever)
+
+    await reporter(hook, deadline=DEADLINE).abandoned(abandoned())
+    assert trio.current_time() == DEADLINE
+    [group] = [entry.exc_info[1] for entry in errors() if entry.exc_info]
+    assert [type(error) for error in group.exceptions] == [ZeroDivisionError]
+
+
+async def test_a_hook_may_exit_in_a_task_of_its_own(errors):
+    async def leave():
+        raise SystemExit(3)
+
+    async def hook(_record):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leave)
+
+    told = []
+    await reporter(hook, told.append).abandoned(abandoned())
+    assert len(told) == 1
+    [entry] = errors()
+    assert "hook raised" in entry.getMessage()
 
 
 async def test_a_hook_that_ends_in_time_is_not_called_late(clock, errors):

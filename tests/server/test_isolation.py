@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
 
 import pytest
 import trio
 
-from tests.support import happens, start
+from tests.support import happens, start, tcp_pair
 from tests.support.logs import errors, logged, tracebacks
-from trioserve import Abandoned, App, Cause, Completed, Deadlines, DropConnection, Phase, Response
+from trioserve import Abandoned, App, Cause, Completed, Deadlines, DropConnection, Phase, Response, UnixAddress
+from trioserve.connection.hangup import HangupWatch
+from trioserve.connection.spool import Budget, Spool
+from trioserve.connection.transport import SocketTransport
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 SLEEP = b"GET /sleep HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -182,8 +187,12 @@ async def test_every_hook_is_told_of_every_abandoned_exchange(nursery, plain):
     assert sorted(told, key=lambda pair: pair[0]) == [("first", record), ("second", record)]
 
 
+class Odd(BaseException):
+    """Neither an Exception nor one of those that belong to the interpreter."""
+
+
 @pytest.mark.parametrize("plain", [False, True], ids=["async", "plain"])
-@pytest.mark.parametrize("kind", [ValueError, SystemExit])
+@pytest.mark.parametrize("kind", [ValueError, SystemExit, Odd])
 async def test_a_hook_that_raises_is_logged_once_and_disturbs_nobody(nursery, caplog, plain, kind):
     app = Sleeping()
     told: list[Abandoned] = []
@@ -236,7 +245,7 @@ async def test_a_hook_that_raises_several_errors_at_once_is_logged_once(nursery,
     assert [type(error) for error in tracebacks(caplog)] == [ExceptionGroup]
 
 
-@pytest.mark.parametrize("how", ["in its own task", "in a thread"])
+@pytest.mark.parametrize("how", ["in its own task", "in a nursery of its own", "in a thread"])
 async def test_a_hook_that_hangs_is_stopped_and_logged_and_disturbs_nobody(nursery, caplog, how):
     app = Sleeping()
     told: list[Abandoned] = []
@@ -245,10 +254,15 @@ async def test_a_hook_that_hangs_is_stopped_and_logged_and_disturbs_nobody(nurse
     async def hangs(record) -> None:
         await trio.sleep_forever()
 
+    async def hangs_in_a_nursery(record) -> None:
+        async with trio.open_nursery() as inner:
+            inner.start_soon(trio.sleep_forever)
+            inner.start_soon(trio.sleep_forever)
+
     def blocks(record) -> None:
         unblock.wait()
 
-    hook = {"in its own task": hangs, "in a thread": blocks}[how]
+    hook = {"in its own task": hangs, "in a nursery of its own": hangs_in_a_nursery, "in a thread": blocks}[how]
     app.on_abandoned(hook)
     app.on_abandoned(told.append)
     server = await start(nursery, app, deadlines=Deadlines(hook=0.1))
@@ -269,13 +283,14 @@ async def test_a_hook_that_hangs_is_stopped_and_logged_and_disturbs_nobody(nurse
     assert told == [record]
 
 
-async def test_an_observer_that_raises_is_logged_and_the_others_are_told(nursery, caplog):
+@pytest.mark.parametrize("kind", [ValueError, SystemExit])
+async def test_an_observer_that_raises_is_logged_and_the_others_are_told(nursery, caplog, kind):
     class Broken:
         def completed(self, _record) -> None:
-            raise ValueError("completed")
+            raise kind("completed")
 
         def abandoned(self, _record) -> None:
-            raise ValueError("abandoned")
+            raise kind("abandoned")
 
     app = Sleeping()
     told: list[Abandoned] = []
@@ -286,11 +301,75 @@ async def test_an_observer_that_raises_is_logged_and_the_others_are_told(nursery
     assert (await client.get()).body == b"hello"
     assert (await client.get()).body == b"hello"
     await app.is_left_by_a_client(server)
-    for kind in (Completed, Completed, Abandoned):
-        await server.records.next(kind)
+    for outcome in (Completed, Completed, Abandoned):
+        await server.records.next(outcome)
     client.close()
     server.drain.set()
     await happens(server.ended.wait())
 
     assert [str(error) for error in tracebacks(caplog)] == ["completed", "completed", "abandoned"]
     assert len(told) == 1
+
+
+async def test_a_server_whose_handlers_clean_up_badly_ends_by_its_cancellation_and_nothing_else(nursery, caplog):
+    app = App()
+    entered = trio.Event()
+
+    async def clean_up_badly() -> None:
+        try:
+            entered.set()
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("clean-up failed")
+
+    @app.get("/")
+    async def handler() -> None:
+        async with trio.open_nursery() as inner:
+            inner.start_soon(clean_up_badly)
+            inner.start_soon(trio.sleep_forever)
+
+    server = await start(nursery, app)
+    client = await server.ask(GET)
+    await happens(entered.wait())
+
+    server.scope.cancel()
+
+    assert (await client.answer()).status == 503
+    await happens(server.ended.wait())
+    assert server.scope.cancelled_caught
+    assert not errors(caplog)
+
+
+async def test_under_finish_a_client_of_a_unix_socket_that_closes_altogether_has_left(nursery, tmp_path):
+    app = Sleeping()
+    server = await start(nursery, app, listen=(UnixAddress(str(tmp_path / "socket")),), half_close="finish")
+
+    await app.is_left_by_a_client(server)
+
+    assert (await server.records.next(Abandoned)).cause is Cause.RESET
+
+
+class Deaf:
+    """A listener that does nothing."""
+
+    def hung_up(self) -> None: ...
+
+    def bytes_arrived(self) -> None: ...
+
+
+async def test_a_connection_that_the_system_refuses_to_watch_can_be_closed_and_takes_nobodys_watch_away():
+    watch, other = HangupWatch(), Deaf()
+    unbounded = Budget(math.inf)
+    with contextlib.closing(watch._epoll), tcp_pair() as (server, _client):
+        descriptor = server.fileno()
+        watch.add(descriptor, other)
+        transport = SocketTransport(
+            server, None, watch=watch, spool=Spool(math.inf, unbounded), receive_buffers=unbounded
+        )
+        with pytest.raises(FileExistsError):  # or OSError, where there are more watches than it allows
+            transport.watch(pytest.fail)
+        assert watch._listeners == {descriptor: other}
+
+        transport.close()
+
+        assert watch._listeners == {descriptor: other}
