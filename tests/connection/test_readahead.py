@@ -41,7 +41,7 @@ class Ear:
 
 @asynccontextmanager
 async def connected(
-    *, spool: float = math.inf, spools: Budget | None = None, receive_buffer: int | None = None
+    *, spool: float = math.inf, spools: Budget | None = None, allowance: int = 0, receive_buffer: int | None = None
 ) -> AsyncIterator[tuple[ReadAhead, socket.socket]]:
     """A transport whose pump runs, and its client's socket."""
     with tcp_pair(receive_buffer=receive_buffer) as (server, client):
@@ -52,7 +52,7 @@ async def connected(
             spool=Spool(math.inf, Budget(math.inf)),
             receive_buffers=Budget(math.inf),
         )
-        transport = ReadAhead(below, Spool(spool, spools or Budget(math.inf)))
+        transport = ReadAhead(below, Spool(spool, spools or Budget(math.inf), allowance))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(transport.pump)
             try:
@@ -242,6 +242,50 @@ async def test_the_spools_limit_bounds_what_is_absorbed():
         await fill(client)
 
         assert limit - RECEIVE_SIZE < transport._spool.size <= limit
+
+
+async def test_the_servers_budget_bounds_what_all_connections_read_ahead_together():
+    total = 3 * RECEIVE_SIZE
+    spools = Budget(total)
+    async with (
+        connected(spools=spools, receive_buffer=65_536) as (one, first),
+        connected(spools=spools, receive_buffer=65_536) as (other, second),
+    ):
+        one.absorb()
+        other.absorb()
+        await fill(first)
+        await fill(second)
+
+        assert total - 2 * RECEIVE_SIZE < one._spool.size + other._spool.size <= total
+        assert spools.left >= 0
+    assert spools.left == total
+
+
+async def test_a_connection_is_served_also_while_others_have_used_up_the_budget():
+    spools = Budget(2 * RECEIVE_SIZE)
+    async with (
+        connected(spools=spools, allowance=READ_AHEAD, receive_buffer=65_536) as (one, first),
+        connected(spools=spools, allowance=READ_AHEAD) as (other, second),
+    ):
+        one.absorb()
+        await fill(first)
+        assert spools.left < RECEIVE_SIZE
+        for _ in range(3):
+            second.send(b"GET /")
+            assert await receive(other, 5) == b"GET /"
+
+
+async def test_a_pump_that_found_no_budget_goes_on_when_there_is_some_again():
+    spools = Budget(2 * RECEIVE_SIZE)
+    async with connected(spools=spools, allowance=READ_AHEAD) as (other, second):
+        async with connected(spools=spools, allowance=READ_AHEAD, receive_buffer=65_536) as (one, first):
+            one.absorb()
+            await fill(first)
+            second.send(b"GET /")
+            assert await receive(other, 5) == b"GET /"
+            await wait_all_tasks_blocked()
+        second.send(b"GET /")
+        assert await receive(other, 5) == b"GET /"
 
 
 async def test_once_nobody_minds_unread_bytes_the_reach_is_short_again():
