@@ -37,6 +37,7 @@ from trioserve import (
     ResponseError,
 )
 from trioserve.server.server import Server
+from trioserve.testing.transport import WINDOW
 
 SECOND = GET.replace(b" / ", b" /second ")
 
@@ -409,6 +410,45 @@ async def test_a_body_can_be_asked_for_again_when_a_first_wait_for_it_was_cancel
         assert (await theatre.completed()).request_body_bytes == 6
 
 
+@in_memory
+@pytest.mark.parametrize("how", ["whole", "stream"])
+@pytest.mark.parametrize("room", [0, 5, 24])
+async def test_a_100_that_was_taken_in_part_goes_whole_before_the_response(stage: Stage, how: str, room: int) -> None:
+    app, large = App(), bytes(100_000)
+
+    @app.get("/")
+    async def first() -> bytes:
+        return large
+
+    @app.post("/")
+    async def second(request: Request) -> bytes | Response:
+        body = await request.body()
+
+        async def write_body(send) -> None:
+            await send(body)
+
+        return body if how == "whole" else Response.stream(write_body)
+
+    async with stage.serve(app) as theatre:
+        measure = await theatre.connect()
+        await measure.send(GET)
+        await wait_all_tasks_blocked()
+        size = sent_to(measure)
+        await measure.response()
+        # After the first answer, which it does not read yet, this client has so much room left and no more.
+        client = await theatre.connect(send_buffer=size - WINDOW + room)
+        await client.send(GET)
+        await wait_all_tasks_blocked()
+        await client.send(post(3).replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
+        await wait_all_tasks_blocked()
+        assert sent_to(client) == size + room
+        await client.send(b"abc")
+        await wait_all_tasks_blocked()
+        assert await client.response() == (200, large)
+        assert await client.response(b"POST") == (200, b"abc")
+        await theatre.records(3)
+
+
 # Tasks that outlive their exchange
 
 
@@ -738,6 +778,24 @@ async def test_a_shielded_read_that_begins_when_the_server_was_cancelled_ends_at
     assert ended_at == [0]
 
 
+@every_stage
+async def test_a_drain_does_not_wait_for_a_body_that_nobody_reads(stage: Stage) -> None:
+    app = App()
+
+    @app.post("/")
+    async def handler() -> str:
+        return "done"
+
+    async with stage.serve(app, Config(deadlines=Deadlines(drain=math.inf, body_stall=math.inf))) as theatre:
+        client = await theatre.connect()
+        await client.send(post(10) + b"12345")
+        assert await client.response(b"POST") == (200, b"done")
+        await wait_all_tasks_blocked()
+        theatre.nursery.start_soon(theatre.drain)
+        assert await client.receive() == b""
+        await theatre.completed()
+
+
 # Failures, in groups or of their own kind
 
 
@@ -982,6 +1040,27 @@ async def test_a_fin_behind_unread_bytes_is_noticed_also_when_a_read_was_given_u
             await client.half_close()
             record = await theatre.abandoned()
         assert (record.cause, record.phase) == (Cause.FIN, Phase.BODY)
+
+
+@every_stage
+async def test_a_reset_is_noticed_also_where_there_is_no_room_to_read_on(stage: Stage) -> None:
+    app, visit = App(), Visit()
+
+    @app.post("/", max_body=math.inf)
+    async def handler() -> None:
+        await visit.until_cancelled()
+
+    async with stage.serve(app, Config(limits=Limits(spool=131_072, spool_total=262_144))) as theatre:
+        client = await theatre.connect()
+        await client.send(post(1_000_000_000))
+        await visit.started.wait()
+        # Until the server has taken in all that it may, and the client can send no more.
+        with trio.move_on_after(1):
+            while True:
+                await client.send(bytes(65_536))
+        client.leave("RESET")
+        assert (await theatre.abandoned()).cause is Cause.RESET
+        assert visit.cancelled
 
 
 # Neither record, or both

@@ -259,9 +259,9 @@ class Connection:
     # When the server stops
 
     def drain(self) -> None:
-        """Take no further exchange: end now if there is none, else after the current one."""
+        """Take no further exchange: end now if none is under way, else after the current one."""
         self._closing = True
-        if self.phase is Phase.IDLE:
+        if self.phase in {Phase.IDLE, Phase.COMPLETE}:
             self.departure.give_up(Cause.DRAIN)
 
     def stop(self) -> None:
@@ -288,7 +288,9 @@ class Connection:
         if end is not None and end.phase is Phase.HEAD:
             exchange = self._begin_exchange(None)
         try:
-            if end is None or (exchange is not None and self._answer_if_owed(exchange, end)):
+            if exchange is not None and end is not None:
+                self._answer_if_owed(exchange, end)
+            if exchange is not None and exchange.completed_at is not None and not self.departure.client_left:
                 await self._linger()
         except Exception as error:
             self.context.reporter.internal_error(error)
@@ -299,11 +301,10 @@ class Connection:
                 record = exchange.abandoned_record(end, status, self.departure.unacked_bytes)
                 await self.context.reporter.abandoned(record)
 
-    def _answer_if_owed(self, exchange: ServedExchange, end: End) -> bool:
-        if exchange.completed_at is not None or not self.departure.owes_answer:
-            return False
-        status = _default_status(end)
-        return exchange.answer_now(status, TEXT, error_body(status, _WHY[end.cause]))
+    def _answer_if_owed(self, exchange: ServedExchange, end: End) -> None:
+        if exchange.completed_at is None and self.departure.owes_answer:
+            status = _default_status(end)
+            exchange.answer_now(status, TEXT, error_body(status, _WHY[end.cause]))
 
     async def _linger(self) -> None:
         """Let the client read our answer before the close.

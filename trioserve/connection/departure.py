@@ -64,6 +64,11 @@ class Departure:
         return self._lifecycle.owes_answer
 
     @property
+    def client_left(self) -> bool:
+        """True if the client is known to be gone, whatever ended the exchange."""
+        return self._lifecycle.peer is Peer.GONE
+
+    @property
     def discarding(self) -> bool:
         """True while the client is gone and the handler may run on: what it sends is thrown away."""
         return self.end is not None and not self.scope.cancel_called

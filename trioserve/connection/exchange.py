@@ -147,23 +147,23 @@ class ServedExchange:
         self._handler_returned = True
         if await self._discards():
             return
+        await self._connection.sender.ready()
         if status not in NO_CONTENT and _content_length(fields) is None:
             fields = [*fields, (b"content-length", b"%d" % len(body))]
         wire = self._begin_whole(status, fields, body)
         await self._connection.sender.send(wire)
         self._complete_unless_ended()
 
-    def answer_now(self, status: int, fields: Sequence[Field], body: bytes) -> bool:
-        """Offer a whole response once, without waiting, when the exchange has ended; says whether it got out."""
+    def answer_now(self, status: int, fields: Sequence[Field], body: bytes) -> None:
+        """Offer a whole response once, without waiting, when the exchange has ended. It is complete if it got out."""
         wire = self._begin_whole(status, (*fields, (b"content-length", b"%d" % len(body))), body)
-        if not self._connection.sender.send_now(wire):
-            return False
-        self._complete()
-        return True
+        if self._connection.sender.send_now(wire):
+            self._complete()
 
     async def start_response(self, status: int, fields: Sequence[Field]) -> None:
         if await self._discards():
             return
+        await self._connection.sender.ready()
         _content_length(fields)
         head = self._head_of_response(status, fields)
         data = self._connection.engine.start_response(head)

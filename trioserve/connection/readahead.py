@@ -8,7 +8,7 @@ What it costs, and why it is not the default: a task and a hand-over for each re
 bytes that were sent before it, so it is seen only as far as the spool reaches. To begin with that is READ_AHEAD
 bytes, so that the client still feels a handler that does not read its body; when the connection says so (`absorb`),
 all that the spool's own limit and the server's budget allow. And a reset that follows a FIN wakes nobody who reads,
-so after a FIN the pump looks for it every AFTER_FIN seconds.
+nor does one while there is no room to read on; so then the pump looks for it every LOOK_EVERY seconds.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from trioserve.core.records import ClientAddress
 READ_AHEAD = 65_536
 """How many bytes are read before anybody asks: a pipelined head or two, and a FIN behind them."""
 
-AFTER_FIN = 0.02
-"""Seconds between two looks for a reset after a FIN: rare (only half_close "finish" and "probe" get there), cheap (one
-send of nothing), and quick enough for a person."""
+LOOK_EVERY = 0.02
+"""Seconds between two looks for a reset while the pump cannot read: rare, cheap (one send of nothing), and quick enough
+for a person."""
 
 
 class ReadAhead:
@@ -59,20 +59,18 @@ class ReadAhead:
                 if self._may_read():
                     await self._transport.wait_readable()
                     self._read()
-                elif self._end is Cause.FIN:
-                    await self._rest(AFTER_FIN)
-                    self._look_for_reset()
                 else:
-                    await self._rest(math.inf)
+                    await self._rest()
+                    self._look_for_reset()
             except Interrupted:
                 continue
 
     def _may_read(self) -> bool:
         return self._end is None and self._spool.size < self._reach and self._spool.has_room()
 
-    async def _rest(self, seconds: float) -> None:
+    async def _rest(self) -> None:
         self._wanted = trio.Event()
-        with trio.move_on_after(seconds):
+        with trio.move_on_after(LOOK_EVERY):
             await self._wanted.wait()
 
     def _read(self) -> None:
@@ -91,7 +89,7 @@ class ReadAhead:
             self._ended(Cause.FIN)
 
     def _look_for_reset(self) -> None:
-        """After a FIN a receive tells of the FIN for ever; a send of no bytes tells of a reset, and sends nothing."""
+        """A send of no bytes sends nothing, but tells of a reset, also behind a FIN or behind bytes that nobody reads."""
         if self._closed:
             return
         try:

@@ -78,7 +78,7 @@ class Sender:
 
     def send_now(self, wire: Wire) -> bool:
         """Hand a piece over without waiting; says whether all of it was taken. For what is offered once, at the end."""
-        if self._unsent:
+        if self._unsent and not self._try_push():
             return False
         self._take_up(wire)
         return self._try_push()
