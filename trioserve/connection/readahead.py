@@ -89,7 +89,7 @@ class ReadAhead:
             self._ended(Cause.FIN)
 
     def _look_for_reset(self) -> None:
-        """A send of no bytes sends nothing, but tells of a reset, also behind a FIN or behind bytes that nobody reads."""
+        """A send of no bytes sends nothing, but tells of a reset, also behind a FIN or behind unread bytes."""
         if self._closed:
             return
         try:
