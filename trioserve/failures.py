@@ -3,14 +3,14 @@
 A handler, a hook, an observer: whatever a user's function raises ends with the exchange that it served and reaches
 nobody else. That includes `SystemExit` (a handler that calls sys.exit() does not end the server) and any other class
 that does not derive from Exception. What passes through: trio's cancellations, which belong to their scopes, and
-KeyboardInterrupt and GeneratorExit, which belong to the interpreter.
+KeyboardInterrupt, which belongs to whoever sits at the keyboard.
 """
 
 from __future__ import annotations
 
 import trio
 
-_NOT_OURS = (trio.Cancelled, KeyboardInterrupt, GeneratorExit)
+_NOT_OURS = (trio.Cancelled, KeyboardInterrupt)
 
 
 def is_failure(error: BaseException) -> bool:

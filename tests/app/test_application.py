@@ -24,6 +24,7 @@ from trioserve import (
     HTTPError,
     Phase,
     Request,
+    RequestError,
     Response,
     ResponseError,
 )
@@ -346,7 +347,9 @@ async def test_rfc9110_15_6_2_an_unknown_method_is_501_whatever_the_path():
     async def handler(): ...
 
     for target in ("/x", "/y", "*"):
-        assert (await served(app, "BREW", target)).status == 501
+        with pytest.raises(RequestError) as refused:
+            await served(app, "BREW", target)
+        assert refused.value.status == 501
 
 
 async def test_rfc9110_9_1_get_in_lower_case_is_an_unknown_method():
@@ -355,7 +358,9 @@ async def test_rfc9110_9_1_get_in_lower_case_is_an_unknown_method():
     @app.get("/x")
     async def handler(): ...
 
-    assert (await served(app, "get", "/x")).status == 501
+    with pytest.raises(RequestError) as refused:
+        await served(app, "get", "/x")
+    assert refused.value.status == 501
 
 
 async def test_a_method_with_a_route_of_its_own_is_known_everywhere():

@@ -199,3 +199,38 @@ def test_a_response_is_itself():
 def test_what_is_no_response_is_a_response_error_that_names_its_type(value):
     with pytest.raises(ResponseError, match=f"it returned {type(value).__name__}, which is no response"):
         as_response(value)
+
+
+@pytest.mark.parametrize("status", [99, 199, 600, "200", None])
+def test_a_status_that_is_none_is_refused_when_the_response_is_made(status):
+    with pytest.raises(ResponseError, match="200 to 599"):
+        Response(status=status)
+
+
+@pytest.mark.parametrize("part", [None, 0, []])
+async def test_a_part_that_is_neither_text_nor_bytes_is_refused(part):
+    exchange = FakeExchange()
+
+    async def write_body(send) -> None:
+        await send(part)
+
+    with pytest.raises(ResponseError, match="str or bytes"):
+        await Response.stream(write_body).send_to(exchange)
+
+
+async def test_a_body_that_was_replaced_by_something_else_is_refused():
+    response = Response("text")
+    response.body = ["abc"]
+    with pytest.raises(ResponseError, match="str or bytes"):
+        await response.send_to(FakeExchange())
+
+
+@pytest.mark.parametrize("part", [bytearray(b"abcd"), memoryview(b"abcd"), memoryview(b"abcd").cast("I")])
+async def test_a_part_in_another_kind_of_buffer_is_sent_as_its_bytes(part):
+    exchange = FakeExchange()
+
+    async def write_body(send) -> None:
+        await send(part)
+
+    await Response.stream(write_body).send_to(exchange)
+    assert exchange.body == b"abcd"

@@ -169,12 +169,13 @@ async def test_3_a_target_as_long_as_the_limit_is_served(nursery):
     assert (await client.get("/" + "a" * 49)).body == b"a" * 49
 
 
-async def test_3_1_an_unknown_method_is_501_and_the_connection_goes_on(nursery):
+async def test_3_1_an_unknown_method_is_501_and_ends_the_connection(nursery):
     server = await start(nursery, hello())
     client = await server.connect()
 
-    assert (await client.get(method="BREW")).status == 501
-    assert (await client.get()).body == b"hello"
+    answer = await client.get(method="BREW")
+    assert (answer.status, answer.closes) == (501, True)
+    assert await client.is_closed()
 
 
 async def test_3_1_methods_are_case_sensitive(nursery):

@@ -81,8 +81,8 @@ async def test_an_observer_that_raises_is_logged_each_time_and_disturbs_nobody(e
     await reports.abandoned(abandoned())
     assert [len(other.told) for other in others] == [2, 2]
     assert [entry.levelname for entry in errors()] == ["ERROR", "ERROR"]
-    for entry, name in zip(errors(), ["completed", "abandoned"], strict=True):
-        assert f"{__name__}.Raiser.{name} raised" in entry.getMessage()
+    for entry in errors():
+        assert f"observer {__name__}.Raiser raised at GET /reports/" in entry.getMessage()
         assert entry.exc_info[0] is ZeroDivisionError
 
 
@@ -252,7 +252,8 @@ async def test_a_hook_that_ends_in_time_is_not_called_late(clock, errors):
     assert not errors()
 
 
-async def test_a_plain_hook_that_hangs_is_left_behind_at_the_deadline(clock, errors):
+async def test_a_plain_hook_that_hangs_is_left_behind_at_the_deadline(errors):
+    # In real time: virtual time does not wait for threads to start.
     release, let_go = threading.Event(), threading.Event()
 
     def hanging_hook(_record):
@@ -260,10 +261,10 @@ async def test_a_plain_hook_that_hangs_is_left_behind_at_the_deadline(clock, err
         let_go.set()
 
     try:
-        await reporter(hanging_hook, deadline=DEADLINE).abandoned(abandoned())
+        await reporter(hanging_hook, deadline=0.5).abandoned(abandoned())
         assert not let_go.is_set()
         [entry] = errors()
-        assert "hanging_hook did not end within 5 s" in entry.getMessage()
+        assert "hanging_hook did not end within 0.5 s" in entry.getMessage()
     finally:
         release.set()
     assert await trio.to_thread.run_sync(let_go.wait, 10)
@@ -359,7 +360,7 @@ def test_a_handler_that_failed_is_logged_with_its_request_and_traceback(head, ro
     error = ZeroDivisionError()
     reporter().handler_failed(head, route, error)
     [entry] = errors()
-    assert entry.getMessage() == f"handler of {what} raised"
+    assert entry.getMessage() == f"handler of {what} raised ZeroDivisionError: "
     assert entry.levelname == "ERROR"
     assert entry.exc_info[1] is error
 

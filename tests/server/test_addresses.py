@@ -234,7 +234,7 @@ async def test_a_socket_that_a_killed_server_left_behind_is_replaced(nursery, pa
 async def test_the_socket_of_a_living_server_is_refused_and_left_alone(nursery, path):
     server = await start(nursery, app_that_names_its_client(), listen=(UnixAddress(path),))
 
-    with pytest.raises(ConfigError, match="in use"):
+    with pytest.raises(ConfigError, match="another process listens on it"):
         await serve(app_that_names_its_client(), Config(listen=(UnixAddress(path),)))
 
     assert await answers(server.addresses[0])
@@ -246,7 +246,7 @@ async def test_the_socket_of_a_living_server_that_accepts_nobody_is_refused_with
         living.listen(0)
         waiting.connect(path)
 
-        with pytest.raises(ConfigError, match="in use"):
+        with pytest.raises(ConfigError, match="another process listens on it"):
             await serve(app_that_names_its_client(), Config(listen=(UnixAddress(path),)))
 
         assert Path(path).is_socket()
@@ -292,3 +292,20 @@ async def test_while_a_server_is_drained_no_new_connection_is_accepted(nursery):
 
     leave.set()
     assert (await client.answer()).body == b"late"
+
+
+async def test_a_server_that_ends_leaves_the_socket_of_its_successor_alone(nursery, path):
+    old = await start(nursery, app_that_names_its_client(), listen=(UnixAddress(path),))
+    Path(path).unlink()
+    new = await start(nursery, app_that_names_its_client(), listen=(UnixAddress(path),))
+
+    old.drain.set()
+    await happens(old.ended.wait())
+    assert Path(path).is_socket()
+    assert await answers(new.addresses[0])
+
+
+@pytest.mark.parametrize("path", ["", "\0abstract"])
+def test_a_path_that_is_none_is_refused_when_the_address_is_made(path):
+    with pytest.raises(ConfigError, match="no path"):
+        UnixAddress(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import math
 import threading
 
@@ -15,6 +16,7 @@ from trioserve import Abandoned, App, Cause, Completed, Deadlines, DropConnectio
 from trioserve.connection.hangup import HangupWatch
 from trioserve.connection.spool import Budget, Spool
 from trioserve.connection.transport import SocketTransport
+from trioserve.observe.reporter import HOOK_THREADS
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 SLEEP = b"GET /sleep HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -373,3 +375,126 @@ async def test_a_connection_that_the_system_refuses_to_watch_can_be_closed_and_t
         transport.close()
 
         assert watch._listeners == {descriptor: other}
+
+
+# What a handler leaves behind
+
+
+async def test_what_a_handler_leaves_in_context_variables_is_not_the_next_requests(nursery):
+    app, user = App(), contextvars.ContextVar("user", default="nobody")
+
+    @app.get("/login")
+    async def login() -> str:
+        user.set("alice")
+        await trio.lowlevel.checkpoint()
+        return user.get()
+
+    @app.get("/who")
+    async def who() -> str:
+        return user.get()
+
+    server = await start(nursery, app)
+    client = await server.connect()
+    assert (await client.get("/login")).body == b"alice"
+    assert (await client.get("/who")).body == b"nobody"
+
+
+async def test_context_variables_set_before_the_server_was_started_are_seen_by_handlers(nursery):
+    app, tenant = App(), contextvars.ContextVar("tenant", default="none")
+    tenant.set("ours")
+
+    @app.get("/")
+    async def which() -> str:
+        return tenant.get()
+
+    server = await start(nursery, app)
+    client = await server.connect()
+    assert [(await client.get()).body for _ in range(2)] == [b"ours", b"ours"]
+
+
+async def _left_open_nursery() -> None:
+    await trio.open_nursery().__aenter__()
+
+
+async def _raised_generator_exit() -> None:
+    raise GeneratorExit
+
+
+@pytest.mark.parametrize("mistake", [_left_open_nursery, _raised_generator_exit])
+async def test_a_handler_that_breaks_its_own_task_breaks_nobody_elses(nursery, caplog, mistake):
+    app = App()
+
+    @app.get("/mistake")
+    async def handler() -> str:
+        await mistake()
+        return "done"
+
+    @app.get("/")
+    async def hello() -> str:
+        return "hello"
+
+    server = await start(nursery, app)
+    staying, erring = await server.connect(), await server.ask(b"GET /mistake HTTP/1.1\r\nHost: test\r\n\r\n")
+    await happens(erring.receive())
+    erring.close()
+    assert (await staying.get()).body == b"hello"
+    assert (await (await server.connect()).get()).body == b"hello"
+    assert errors(caplog), "somebody is told"
+
+
+async def test_a_plain_hook_that_hangs_takes_no_threads_of_another(nursery, caplog):
+    app, told = Sleeping(), trio.Event()
+    unblock = threading.Event()
+    calls: list[Abandoned] = []
+
+    @app.on_abandoned
+    def hangs(_record: Abandoned) -> None:
+        unblock.wait()
+
+    @app.on_abandoned
+    def counts(record: Abandoned) -> None:
+        calls.append(record)
+        if len(calls) == HOOK_THREADS + 5:
+            trio.from_thread.run_sync(told.set)
+
+    server = await start(nursery, app, deadlines=Deadlines(hook=0.05))
+    try:
+        for _ in range(HOOK_THREADS + 5):
+            await app.is_left_by_a_client(server)
+        await happens(told.wait())
+        while len(errors(caplog)) < HOOK_THREADS + 5:
+            await trio.lowlevel.checkpoint()
+    finally:
+        unblock.set()
+    ended = errors(caplog)
+    assert sum("did not end" in line for line in ended) == HOOK_THREADS
+    assert sum("was not called" in line for line in ended) == 5
+
+
+async def test_what_belongs_into_no_log_is_not_logged_with_a_failing_hook(nursery, caplog):
+    app = Sleeping()
+
+    @app.on_abandoned
+    async def fails(_record: Abandoned) -> None:
+        raise ValueError("on purpose")
+
+    server = await start(nursery, app)
+    with logged("trioserve.error") as failure:
+        app.entered = trio.Event()
+        client = await server.ask(SLEEP.replace(b"\r\n\r\n", b"\r\nAuthorization: Bearer secret\r\n\r\n"))
+        await happens(app.entered.wait())
+        client.close()
+        await happens(failure.wait())
+    assert "secret" not in caplog.text
+
+
+async def test_a_plain_function_around_an_async_hook_is_awaited(nursery):
+    app, told = Sleeping(), trio.Event()
+
+    async def tell(_record: Abandoned) -> None:
+        told.set()
+
+    app.on_abandoned(lambda record: tell(record))  # noqa: PLW0108 - that is the case
+    server = await start(nursery, app)
+    await app.is_left_by_a_client(server)
+    await happens(told.wait())

@@ -13,6 +13,7 @@ registration, not at the first request.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 import re
@@ -24,7 +25,7 @@ from trioserve.app.response import as_response
 from trioserve.app.routing import Match, NoMatch, Pattern, Router
 from trioserve.core.application import Endpoint, Exchange, Hook, Rules
 from trioserve.core.callables import is_async, name_of
-from trioserve.core.errors import ConfigError, ResponseError, error_body
+from trioserve.core.errors import ConfigError, RequestError, ResponseError, error_body
 from trioserve.core.lifecycle import CANCEL, DisconnectPolicy, HalfClose
 from trioserve.core.messages import RequestHead
 from trioserve.core.status import DEFAULT, StatusChange
@@ -159,7 +160,7 @@ class App:
 
     def _refusal(self, head: RequestHead, allowed: frozenset[str]) -> Endpoint:
         if head.method not in KNOWN_METHODS and not self._router.knows_method(head.method):
-            return _Refusal(self._without_route, 501, f"this server does not know the method {head.method}")
+            return _UnknownMethod(self._without_route, head.method)
         if allowed:
             return _Refusal(
                 self._without_route, 405, f"{head.method} is not allowed here", allow=", ".join(sorted(allowed))
@@ -209,12 +210,42 @@ class _Call:
             exchange.handler_starts()
             value = await route.handler(**arguments)
         else:
-            value = await exchange.run_in_thread(lambda: route.handler(**arguments))
+            value = await exchange.run_in_thread(functools.partial(_call_plain, route.handler, arguments))
         try:
             response = as_response(value)
         except (ResponseError, TypeError, ValueError) as error:
-            raise ResponseError(f"handler {name_of(route.handler)}: {error}") from error
+            raise ResponseError(f"handler {name_of(route.handler)}: {error}") from None
         await response.send_to(exchange)
+
+
+class _UnknownMethod:
+    """The endpoint of a request whose method nobody knows: it is no request that we serve."""
+
+    __slots__ = ("_method", "rules")
+
+    name = None
+
+    def __init__(self, rules: Rules, method: str) -> None:
+        self.rules = rules
+        self._method = method
+
+    async def __call__(self, exchange: Exchange) -> None:  # noqa: ARG002 - the shape of an Endpoint
+        raise RequestError(501, f"this server does not know the method {self._method}")
+
+
+def _call_plain(handler: Handler, arguments: dict[str, Any]) -> Any:
+    """Call a plain handler, in its thread.
+
+    Raises:
+        ResponseError: it is no plain function after all, and returned a coroutine.
+    """
+    value = handler(**arguments)
+    if inspect.iscoroutine(value):
+        value.close()
+        raise ResponseError(
+            f"handler {name_of(handler)} is a plain function that returned a coroutine; make it async def"
+        )
+    return value
 
 
 class _Refusal:

@@ -44,7 +44,7 @@ class Response:
         content_type: the Content-Type; by default text/plain for text and application/octet-stream for bytes.
 
     Raises:
-        ResponseError: the body is neither text nor bytes, or a header is not text in ISO-8859-1.
+        ResponseError: the body is neither text nor bytes, the status is none, or a header is not text in ISO-8859-1.
     """
 
     __slots__ = ("body", "headers", "status")
@@ -57,6 +57,8 @@ class Response:
         headers: HeaderItems = (),
         content_type: str | None = None,
     ) -> None:
+        if not isinstance(status, int) or not 200 <= status <= 599:
+            raise ResponseError(f"status={status!r}; a response has a status code from 200 to 599")
         if not isinstance(body, str | bytes):
             raise ResponseError(f"a response body is str or bytes, not {type(body).__name__}; is it Response.json?")
         if content_type is None and body:
@@ -97,7 +99,7 @@ class Response:
 
     async def send_to(self, exchange: Exchange) -> None:
         """Send this response. For the app layer."""
-        await exchange.respond(self.status, self.headers, self.body)
+        await exchange.respond(self.status, self.headers, _as_bytes(self.body))
 
 
 class _StreamedResponse(Response):
@@ -109,7 +111,7 @@ class _StreamedResponse(Response):
 
     async def send_to(self, exchange: Exchange) -> None:
         async def send(part: bytes | str) -> None:
-            await exchange.send_part(part.encode() if isinstance(part, str) else part)
+            await exchange.send_part(_as_bytes(part))
 
         await exchange.start_response(self.status, self.headers)
         if exchange.content_allowed(self.status):
@@ -153,3 +155,18 @@ def as_response(value: Any) -> Response:
                 f"it returned {type(value).__name__}, which is no response; return a Response, str, bytes, dict, list "
                 "or None"
             )
+
+
+def _as_bytes(part: Any) -> bytes:
+    """Content as bytes.
+
+    Raises:
+        ResponseError: it is neither bytes nor text.
+    """
+    if isinstance(part, bytes):
+        return part
+    if isinstance(part, str):
+        return part.encode()
+    if isinstance(part, bytearray | memoryview):
+        return bytes(part)
+    raise ResponseError(f"a body is made of str or bytes, not of {type(part).__name__}")

@@ -63,8 +63,6 @@ class Connection:
         self._exchanges_begun = 0
         # The current exchange is the last: the server stops, or the request was refused.
         self._closing = False
-        # The task that serves this connection, for the report of a slow unwind.
-        self._task: trio.lowlevel.Task | None = None
 
     async def serve(self) -> None:
         """Serve exchanges until the connection ends, and close it.
@@ -72,7 +70,9 @@ class Connection:
         Raises nothing of a user's or our own doing. Cancelled from outside, or interrupted by the keyboard, it ends the
         current exchange with cause DRAIN, makes its record, and lets that pass.
         """
+        # The task that serves this connection, and the context variables with which it began.
         self._task = trio.lowlevel.current_task()
+        self._context_variables = self._task.context
         try:
             with self.departure.scope:
                 self.transport.watch(self.departure.hung_up)
@@ -87,6 +87,9 @@ class Connection:
     async def _serve_exchanges(self) -> None:
         patience = self.context.deadlines.head
         while True:
+            # What a handler leaves in context variables is not the next request's. Takes effect at the next step of the
+            # scheduler, which the reader takes in any case.
+            self._task.context = self._context_variables.copy()
             try:
                 head = await self.reader.head(patience)
             except RequestError as error:
@@ -168,13 +171,17 @@ class Connection:
         await self._answer_error(self._begin_exchange(None), error)
 
     async def _read_rest_of_request(self) -> None:
-        """Read and throw away what the handler left of the body, up to a bound, to keep the connection."""
+        """Read and throw away what is left of the body, up to a bound in size and time, to keep the connection."""
+        if self.engine.request_complete or not self.engine.keeps_alive:
+            return
         left = self.context.limits.unread_body
         try:
-            while self.engine.keeps_alive and not self.engine.request_complete and left >= 0:
-                event = await self.reader.body_event()
-                if isinstance(event, BodyPart):
-                    left -= len(event.data)
+            # In total, and not per byte: nobody is waiting for these bytes.
+            with trio.move_on_after(self.context.deadlines.body_stall):
+                while not self.engine.request_complete and left >= 0:
+                    event = await self.reader.body_event()
+                    if isinstance(event, BodyPart):
+                        left -= len(event.data)
         except RequestError:
             pass  # its answer is out already; the engine is not reusable any more
 
@@ -229,7 +236,7 @@ class Connection:
         self.exchange.send_continue()
 
     def _unwind_overdue(self) -> None:
-        if self.exchange is not None and self.exchange.has_head and self._task is not None:
+        if self.exchange is not None and self.exchange.has_head:
             self.context.reporter.unwind_overdue(
                 self.exchange.head, self.exchange.route, self.context.deadlines.unwind, stack_of(self._task)
             )
@@ -273,7 +280,7 @@ class Connection:
     def _broke_out(self, error: BaseException) -> None:
         """Something came out of the scope that is not our own cancellation."""
         if self.departure.end is None:
-            if isinstance(error, Exception):
+            if is_failure(error):
                 self.context.reporter.internal_error(error)
                 self.departure.give_up(Cause.HANDLER_FAILED)
             else:

@@ -118,6 +118,8 @@ class Departure:
         self.scope.cancel(reason="the connection is closed")
 
     def _carry_out(self, verdict: Verdict, rules: ClientRules) -> None:
+        if self._timer.is_discarded:
+            return  # the connection is closed: there is nothing left to end
         match verdict:
             case Verdict.NOTHING:
                 return

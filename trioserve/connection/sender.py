@@ -103,8 +103,9 @@ class Sender:
         self._timer.discard()
 
     def _take_up(self, wire: Wire) -> None:
-        self._wire = wire
+        assert not self._unsent, "a piece was given before the one before it was out"
         self._unsent = memoryview(b"".join(wire) if wire.prefix or wire.suffix else wire.payload)
+        self._wire = wire
 
     async def _flush(self) -> None:
         """Hand over what is left, waiting for room."""

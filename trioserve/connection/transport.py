@@ -117,7 +117,7 @@ class Transport(Protocol):
         ...
 
     def interrupt(self) -> None:
-        """End every wait on this transport with `Interrupted`."""
+        """End every wait on this transport with `Interrupted`. Also after `close`, when there are none."""
         ...
 
     def send_eof(self) -> None:
@@ -283,7 +283,8 @@ class SocketTransport:
         return _ioctl_int(self._sock, _SIOCOUTQ)
 
     def interrupt(self) -> None:
-        trio.lowlevel.notify_closing(self._sock)
+        if self._sock.fileno() != -1:
+            trio.lowlevel.notify_closing(self._sock)
 
     def send_eof(self) -> None:
         try:

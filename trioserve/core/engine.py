@@ -218,7 +218,7 @@ class H11Engine:
     def _refused(self, error: h11.RemoteProtocolError) -> RequestError:
         status = error.error_status_hint
         if status != 431:
-            return RequestError(status, str(error))
+            return RequestError(status, str(error).partition(":")[0])  # what follows shows our insides
         # h11 holds more bytes than the limit, and they are not a whole line or section yet.
         size = f"{self._limits.head:.0f} bytes"
         if self._method is not None:

@@ -78,10 +78,10 @@ class Deadlines:
     drain: float = 25.0
     # After an error answer the rest of the request is read and thrown away so long, lest a RST destroy the answer.
     linger: float = 2.0
-    # A peer that has gone without FIN or RST is given up by then (TCP keepalive and TCP_USER_TIMEOUT). Also ends a
-    # living peer that takes no data for so long, hence not shorter than send_stall. At least 3: the kernel counts
-    # keepalive in whole seconds.
-    vanish: float = 30.0
+    # A peer that has gone without FIN or RST is given up by then (TCP keepalive and TCP_USER_TIMEOUT). The kernel also
+    # takes a living peer for vanished that takes no data for five sixths of it; so that such a one ends as too slow,
+    # and not as vanished, it is a third longer than send_stall. At least 3: the kernel counts keepalive in seconds.
+    vanish: float = 40.0
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -47,11 +47,11 @@ TABLE: Mapping[Cell, int | None] = {
     # Nothing was asked, so nothing is owed: no record.
     **_row(Phase.IDLE, left=None, slow={READ_TIMEOUT: None}, gave_up={Cause.DRAIN: None}),
     **_row(Phase.HEAD, left=400, slow={READ_TIMEOUT: 408}, gave_up={Cause.DRAIN: 503}),
-    # The handler may run while the body is incomplete, so it may also fail or ask for silence. A send blocks here
-    # only when it is an interim response.
+    # The handler may run while the body is incomplete, so it may also fail or ask for silence. Before the response a
+    # send can block only behind an interim response, or a probe, of which the client has taken a part.
     **_row(Phase.BODY, left=400, slow={READ_TIMEOUT: 408, WRITE_TIMEOUT: 408}, gave_up=_HANDLER_CAN_END),
-    **_row(Phase.QUEUED, left=499, slow={}, gave_up={Cause.DEADLINE: 503, Cause.DRAIN: 503}),
-    **_row(Phase.HANDLER, left=499, slow={}, gave_up=_HANDLER_CAN_END),
+    **_row(Phase.QUEUED, left=499, slow={WRITE_TIMEOUT: 499}, gave_up={Cause.DEADLINE: 503, Cause.DRAIN: 503}),
+    **_row(Phase.HANDLER, left=499, slow={WRITE_TIMEOUT: 499}, gave_up=_HANDLER_CAN_END),
     # A handler that reads and writes at once can meet a READ_TIMEOUT here: the client is too slow all the same.
     **_row(Phase.RESPONSE_HEAD, left=499, slow={READ_TIMEOUT: 499, WRITE_TIMEOUT: 499}, gave_up=_HANDLER_CAN_END),
     **_row(Phase.RESPONSE_BODY, left=499, slow={READ_TIMEOUT: 499, WRITE_TIMEOUT: 499}, gave_up=_HANDLER_CAN_END),

@@ -7,9 +7,10 @@ the connection that reports may itself be being cancelled, and the shield has th
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import trio
 
@@ -22,10 +23,9 @@ from trioserve.observe.observer import Observer
 
 ERROR_LOGGER = "trioserve.error"
 
-HOOK_THREADS = 8
-"""Worker threads for plain hooks: they are short, and one that hangs must not take the handlers' threads."""
-
-R = TypeVar("R", Completed, Abandoned)
+HOOK_THREADS = 40
+"""Worker threads for one plain hook: a crowd that leaves at once is told of within a second or so. Each hook has its
+own, so that one that hangs takes no other's, nor the handlers'."""
 
 
 class Reporter:
@@ -35,7 +35,7 @@ class Reporter:
         self._observers = tuple(observers)
         self._hooks = tuple(hooks)
         self._hook_deadline = hook_deadline
-        self._hook_threads = trio.CapacityLimiter(HOOK_THREADS)
+        self._hook_threads = {hook: trio.CapacityLimiter(HOOK_THREADS) for hook in self._hooks if not is_async(hook)}
         self._log = logging.getLogger(ERROR_LOGGER)
 
     @property
@@ -44,11 +44,11 @@ class Reporter:
 
     def completed(self, record: Completed) -> None:
         for observer in self._observers:
-            self._tell(observer.completed, record)
+            self._tell(observer, record)
 
     async def abandoned(self, record: Abandoned) -> None:
         for observer in self._observers:
-            self._tell(observer.abandoned, record)
+            self._tell(observer, record)
         if self._hooks:
             # Shielded without a deadline of its own: each hook has one.
             with trio.CancelScope(shield=True):
@@ -56,36 +56,51 @@ class Reporter:
                     for hook in self._hooks:
                         nursery.start_soon(self._call, hook, record)
 
-    def _tell(self, tell: Callable[[R], None], record: R) -> None:
+    def _tell(self, observer: Observer, record: Completed | Abandoned) -> None:
         try:
-            tell(record)
+            if isinstance(record, Completed):
+                observer.completed(record)
+            else:
+                observer.abandoned(record)
         except BaseException as error:
             if not is_failure(error):
                 raise
-            self._log.exception("observer %s raised; the record was %r", name_of(tell), record)
+            self._log.exception("observer %s raised at %s", name_of(type(observer)), _which(record))
 
     async def _call(self, hook: Hook, record: Abandoned) -> None:
+        """Call a hook, within its deadline; whatever it does is logged and goes no further."""
+        started = trio.Event()
         patience = trio.move_on_after(self._hook_deadline)
         try:
             with patience:
                 if is_async(hook):
+                    started.set()
                     await hook(record)  # type: ignore[misc]
                 else:
-                    await trio.to_thread.run_sync(hook, record, abandon_on_cancel=True, limiter=self._hook_threads)
+                    await self._call_in_thread(hook, record, started)
         except BaseException as error:
             if not is_failure(error):
                 raise
-            self._log.exception("on_abandoned hook %s raised; the record was %r", name_of(hook), record)
+            self._log.exception("on_abandoned hook %s raised at %s", name_of(hook), _which(record))
         if patience.cancelled_caught:
-            self._log.error(
-                "on_abandoned hook %s did not end within %g s (Deadlines.hook) and was stopped; the record was %r",
-                name_of(hook),
-                self._hook_deadline,
-                record,
+            what = (
+                "did not end within %g s (Deadlines.hook) and was stopped"
+                if started.is_set()
+                else "was not called within %g s (Deadlines.hook), since all its threads were busy"
             )
+            self._log.error(f"on_abandoned hook %s {what}, at %s", name_of(hook), self._hook_deadline, _which(record))
+
+    async def _call_in_thread(self, hook: Hook, record: Abandoned, started: trio.Event) -> None:
+        def call() -> tuple[Any]:
+            trio.from_thread.run_sync(started.set)
+            return (hook(record),)
+
+        (value,) = await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._hook_threads[hook])
+        if inspect.isawaitable(value):
+            await value  # a plain function around an async one, a lambda say
 
     def handler_failed(self, head: RequestHead | None, route: str | None, error: BaseException) -> None:
-        self._log.error("handler of %s raised", _what(head, route), exc_info=error)
+        self._log.error("handler of %s raised %s: %s", _what(head, route), type(error).__name__, error, exc_info=error)
 
     def unwind_overdue(self, head: RequestHead | None, route: str | None, seconds: float, stack: str) -> None:
         self._log.warning(
@@ -99,8 +114,18 @@ class Reporter:
         self._log.error("abandoned_status failed; the default status code was used", exc_info=error)
 
     def internal_error(self, error: BaseException) -> None:
-        self._log.error("internal error in trioserve; please report it", exc_info=error)
+        self._log.error(
+            "internal error in trioserve, or a handler left a nursery or a cancel scope open; if it is not the latter, "
+            "please report it",
+            exc_info=error,
+        )
 
 
 def _what(head: RequestHead | None, route: str | None) -> str:
     return f"{head.method} {route or head.target}" if head is not None else "an unreadable request"
+
+
+def _which(record: Completed | Abandoned) -> str:
+    """An exchange in a few words. Not its fields: they may hold what belongs into no log."""
+    ids = f"connection {record.connection_id}, exchange {record.exchange_number}"
+    return f"{record.method or '-'} {record.target or '-'} {record.status} ({ids})"

@@ -34,9 +34,17 @@ class TcpAddress:
 
 @dataclass(frozen=True, slots=True)
 class UnixAddress:
-    """The path of a Unix socket to listen on. It is made at the start and removed at the end."""
+    """The path of a Unix socket to listen on. It is made at the start and removed at the end.
+
+    Raises:
+        ConfigError: the path is empty or has a NUL in it; abstract sockets are not supported.
+    """
 
     path: str
+
+    def __post_init__(self) -> None:
+        if not self.path or "\0" in self.path:
+            raise ConfigError(f"{self.path!r} is no path for a Unix socket; abstract sockets are not supported")
 
     def __str__(self) -> str:
         return f"unix:{self.path}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -63,11 +64,23 @@ async def _open_tcp(host: str, port: int, backlog: int) -> list[socket.socket]:
     return listeners
 
 
-def _open_unix(path: str, backlog: int) -> socket.socket:
+class _UnixListener(socket.socket):
+    """Knows which file it has made, so that it does not remove one that another server has put in its place."""
+
+    made: os.stat_result
+
+    def remove_file(self, path: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), self.made):
+                path.unlink()
+
+
+def _open_unix(path: str, backlog: int) -> _UnixListener:
     _remove_stale(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener = _UnixListener(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(path)
+        listener.made = Path(path).stat()
         _listen(listener, backlog)
     except BaseException:
         listener.close()
@@ -100,7 +113,7 @@ def _remove_stale(path: str) -> None:
             return
         except BlockingIOError:
             pass
-        raise OSError(errno.EADDRINUSE, "another process listens on it")
+        raise FileExistsError(errno.EEXIST, "another process listens on it; stop it or choose another path")
 
 
 def close_listener(listener: socket.socket) -> None:
@@ -110,8 +123,8 @@ def close_listener(listener: socket.socket) -> None:
     address = address_of(listener)
     trio.lowlevel.notify_closing(listener)
     listener.close()
-    if isinstance(address, UnixAddress):
-        Path(address.path).unlink(missing_ok=True)
+    if isinstance(listener, _UnixListener) and isinstance(address, UnixAddress):
+        listener.remove_file(Path(address.path))
 
 
 def address_of(listener: socket.socket) -> Address:

@@ -31,7 +31,7 @@ from trioserve.connection.timers import current_timers
 from trioserve.connection.transport import SocketTransport, Transport
 from trioserve.core.application import Application
 from trioserve.core.engine import H11Engine
-from trioserve.failures import is_failure
+from trioserve.failures import is_failure, sole
 from trioserve.observe.access_log import AccessLog
 from trioserve.observe.observer import Observer
 from trioserve.observe.reporter import ERROR_LOGGER, Reporter
@@ -124,8 +124,8 @@ class Server:
             try:
                 yield
             finally:
-                self.stop()
                 self._over.set()
+                self.stop()
 
     async def _hold_connections(self, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
         # The shield has no deadline, since an unwind is never cut; all else that a connection awaits has one.
@@ -136,6 +136,7 @@ class Server:
 
     async def accept(self, listener: socket.socket) -> None:
         """Accept connections and start them, until cancelled."""
+        starved = False  # said once, and not at every try
         while True:
             await trio.lowlevel.wait_readable(listener)
             for _ in range(ACCEPT_AT_ONCE):
@@ -145,10 +146,13 @@ class Server:
                     break
                 except OSError as error:
                     if error.errno in _OUT_OF_RESOURCES:
-                        logging.getLogger(ERROR_LOGGER).warning("cannot accept connections: %s", error.strerror)
+                        if not starved:
+                            logging.getLogger(ERROR_LOGGER).warning("cannot accept connections: %s", error.strerror)
+                        starved = True
                         await trio.sleep(ACCEPT_PAUSE)
                     # Anything else (ECONNABORTED, say) is the misfortune of one client: take the next.
                     break
+                starved = False
                 try:
                     transport = self._transport(sock, peer)
                 except OSError:
@@ -192,11 +196,11 @@ class Server:
         except BaseException as error:
             if not is_failure(error):
                 raise
-            self._context.reporter.internal_error(error)
+            self._context.reporter.internal_error(sole(error))
 
     async def _serve(self, connection: Connection) -> None:
         try:
-            await self._contained(connection.serve)
+            await self._contained(lambda: _fenced(connection.serve))
         finally:
             self._living.discard(connection)
             self._gone.unpark_all()
@@ -214,6 +218,16 @@ class Server:
         """Cancel every exchange under way, as DRAIN."""
         for connection in tuple(self._living):
             connection.stop()
+
+
+async def _fenced(run: Callable[[], Awaitable[None]]) -> None:
+    """Run in a nursery of its own.
+
+    A handler that leaves a nursery or a cancel scope open (by breaking out of an async generator that holds one, say)
+    makes trio end the whole task, past every `except` in it. Then the failure comes out here, and no further up.
+    """
+    async with trio.open_nursery() as fence:
+        fence.start_soon(run)
 
 
 def date_field() -> Callable[[], bytes]:
