@@ -457,7 +457,7 @@ async def test_a_plain_hook_that_hangs_takes_no_threads_of_another(nursery, capl
         if len(calls) == HOOK_THREADS + 5:
             trio.from_thread.run_sync(told.set)
 
-    server = await start(nursery, app, deadlines=Deadlines(hook=0.05))
+    server = await start(nursery, app, deadlines=Deadlines(hook=1))
     try:
         for _ in range(HOOK_THREADS + 5):
             await app.is_left_by_a_client(server)
