@@ -9,6 +9,7 @@ from enum import Enum, auto
 from benchmarks.departures.client import Client, Event
 from benchmarks.departures.server import LATE_ANSWER
 from benchmarks.leaving import Leaving
+from trioserve import Deadlines
 
 CLOSE, RESET, HALF_CLOSE, SILENCE = Leaving.CLOSE, Leaving.RESET, Leaving.HALF_CLOSE, Leaving.SILENCE
 MB = 1_000_000
@@ -32,10 +33,10 @@ class ToldBy(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the server is told besides the defaults."""
+    """The deadlines that a row may change."""
 
-    send_stall: float = 30.0
-    vanish: float = 30.0
+    send_stall: float = Deadlines().send_stall
+    vanish: float = Deadlines().vanish
 
 
 SHORT = Settings(send_stall=1.0, vanish=3.0)
