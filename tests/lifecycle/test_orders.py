@@ -1063,6 +1063,31 @@ async def test_a_reset_is_noticed_also_where_there_is_no_room_to_read_on(stage: 
         assert visit.cancelled
 
 
+@every_stage
+async def test_a_fin_that_waited_for_room_is_noticed_when_another_gives_the_room_back(stage: Stage) -> None:
+    app, first, second = App(), Visit(), Visit()
+
+    @app.post("/{number:int}", max_body=math.inf)
+    async def handler(number: int) -> None:
+        await (first if number == 1 else second).until_cancelled()
+
+    async with stage.serve(app, Config(limits=Limits(spool_total=16_000_000))) as theatre:
+        greedy, waiting = await theatre.connect(), await theatre.connect()
+        await greedy.send(post(1_000_000_000).replace(b" / ", b" /1 "))
+        await first.started.wait()
+        with trio.move_on_after(1):  # until it has used up what all may use, and can send no more
+            while True:
+                await greedy.send(bytes(65_536))
+        await waiting.send(post(1_000_000_000).replace(b" / ", b" /2 "))
+        await second.started.wait()
+        waiting.send_until_blocked()
+        waiting.leave("FIN")
+        greedy.leave("RESET")
+        await theatre.records(2)
+        assert first.cancelled
+        assert second.cancelled
+
+
 # Neither record, or both
 
 

@@ -221,12 +221,15 @@ class Connection:
         self.transport.watch_unread(self._bytes_lie_unread)
 
     def _bytes_lie_unread(self) -> None:
-        if self.reader.waiting:
+        if self.reader.waiting or self.departure.end is not None:
             return
         try:
             self.transport.absorb()
         except HungUp as error:
             self.departure.hung_up(error.cause)
+        else:
+            # Again later: there may not have been room for all, and then nothing more can arrive to tell us.
+            self.look_for_unread_bytes_later()
 
     def _handler_too_slow(self) -> None:
         self.departure.give_up(Cause.DEADLINE)
@@ -290,6 +293,9 @@ class Connection:
 
     async def _conclude(self) -> None:
         """Settle what is owed: an answer, the close, the record. In this order, and whatever goes wrong."""
+        if self.departure.scope.cancel_called:
+            # When a crowd leaves at once, every handler is stopped before the first record is made.
+            await trio.lowlevel.cancel_shielded_checkpoint()
         self.departure.unwound()
         exchange, end = self.exchange, self.departure.end
         if end is not None and end.phase is Phase.HEAD:

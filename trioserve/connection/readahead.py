@@ -37,6 +37,7 @@ class ReadAhead:
         self._transport = transport
         self._spool = spool
         self._on_hangup: OnHangup | None = None
+        self._on_bytes: OnBytes | None = None
         # How the stream ended, once the pump has met its end. FIN may still become RESET.
         self._end: Cause | None = None
         # How far the pump reads ahead, in bytes.
@@ -85,6 +86,8 @@ class ReadAhead:
         if data:
             self._spool.put(data)
             self._news.set()
+            if self._on_bytes is not None:
+                self._on_bytes()
         elif data is not None:
             self._ended(Cause.FIN)
 
@@ -142,9 +145,12 @@ class ReadAhead:
                 return
 
     def watch_unread(self, on_bytes: OnBytes) -> None:
-        on_bytes()
+        self._on_bytes = on_bytes
+        if self._spool.size:
+            on_bytes()
 
     def unwatch_unread(self) -> None:
+        self._on_bytes = None
         self._reach = READ_AHEAD
 
     def absorb(self) -> None:
@@ -179,7 +185,7 @@ class ReadAhead:
 
     def _stop(self) -> None:
         self._closed = True
-        self._on_hangup = None
+        self._on_hangup = self._on_bytes = None
         self._spool.clear()
         self._wanted.set()
         self.interrupt()

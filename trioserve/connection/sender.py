@@ -24,6 +24,9 @@ from trioserve.core.messages import Wire
 _NOTHING = Wire(b"", b"", b"")
 _NO_BYTES = memoryview(b"")
 
+LOOKS = 30
+"""How often within `send_stall` a client that leaves no room is looked at, to see whether it takes anything at all."""
+
 
 class Sender:
     """The send side of one connection."""
@@ -32,13 +35,15 @@ class Sender:
         self._transport = transport
         self._departure = departure
         self._send_stall = send_stall
-        self._timer = timers.timer(self._stalled)
+        self._timer = timers.timer(self._look)
         # The piece that is being handed over, and what of its bytes is left.
         self._wire = _NOTHING
         self._unsent = _NO_BYTES
         self._busy = False
-        # What the client had still to acknowledge when the stall's clock was last started; None if that can't be known.
+        # What the client had still to acknowledge when last looked at (None if that can't be known), and when it was
+        # last seen to take something.
         self._unacked: int | None = None
+        self._progress_at = 0.0
         # Bytes of the current response on the wire, framing included; not positive until its first byte is out.
         self.response_bytes = 0
         # Content bytes of the current response in the pieces before this one.
@@ -151,13 +156,18 @@ class Sender:
         """Start the stall's clock, unless it runs: a handler's own cancellations do not set it back."""
         if not self._timer.is_set:
             self._unacked = self._transport.unacked_bytes()
-            self._timer.set(trio.current_time() + self._send_stall)
+            self._progress_at = trio.current_time()
+            self._timer.set(self._progress_at + self._send_stall / LOOKS)
 
-    def _stalled(self) -> None:
+    def _look(self) -> None:
         # A slow client may take bytes all the time and yet leave no room for new ones: buffers are large, and the
         # system speaks of room only when a good part of one is free.
-        unacked = self._transport.unacked_bytes()
+        now, unacked = trio.current_time(), self._transport.unacked_bytes()
         if unacked is not None and self._unacked is not None and unacked < self._unacked:
-            self._start_clock()
+            self._progress_at = now
+        self._unacked = unacked
+        end = self._progress_at + self._send_stall
+        if now < end:
+            self._timer.set(min(now + self._send_stall / LOOKS, end))
         else:
             self._departure.give_up(Cause.WRITE_TIMEOUT)

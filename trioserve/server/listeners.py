@@ -139,7 +139,8 @@ def set_options(sock: socket.socket, deadlines: Deadlines) -> None:
 
     Keepalive finds a silent peer only while nothing is unacknowledged, TCP_USER_TIMEOUT only while something is, or
     once keepalive has sent a probe. Together they end a connection within the time: the first probe goes out after
-    half of it, further ones each sixth, and after five sixths without a sign of life the kernel gives up.
+    half of it, further ones each sixth, and after five sixths without a sign of life the kernel gives up. It looks at
+    that only when it sends a probe, and counts those in whole seconds; so the last look must come before the end.
     """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if deadlines.vanish == float("inf"):
@@ -148,8 +149,10 @@ def set_options(sock: socket.socket, deadlines: Deadlines) -> None:
     if sys.platform == "linux":
         vanish = deadlines.vanish
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, min(int(vanish / 2), _LONGEST_KEEPALIVE))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, min(max(1, int(vanish / 6)), _LONGEST_KEEPALIVE))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(vanish * 5 / 6 * 1000), 2**31 - 1))
+        interval = max(1, int(vanish / 6))
+        patience = min(vanish * 5 / 6, vanish - interval - 0.2)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, min(interval, _LONGEST_KEEPALIVE))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(patience * 1000), 2**31 - 1))
 
 
 _LONGEST_KEEPALIVE = 32_767
