@@ -2,7 +2,7 @@
 
 Rules: whatever a user's function does, it reaches nobody else. An observer or a hook that raises is logged once for
 each time, with its traceback; a hook that hangs is stopped at `Deadlines.hook` and logged. Hooks run shielded, since
-the connection that reports may itself be being cancelled, and the shield has that deadline beside it.
+the connection that reports may itself be being cancelled, and each has that deadline beside the shield.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Reporter:
 
     def __init__(self, observers: Sequence[Observer], hooks: Sequence[Hook], hook_deadline: float) -> None:
         self._observers = tuple(observers)
-        self._hooks = tuple(hooks)
+        # Each with the threads in which it runs; None for an async one.
+        self._hooks = [(hook, None if is_async(hook) else trio.CapacityLimiter(HOOK_THREADS)) for hook in hooks]
         self._hook_deadline = hook_deadline
-        self._hook_threads = {hook: trio.CapacityLimiter(HOOK_THREADS) for hook in self._hooks if not is_async(hook)}
         self._log = logging.getLogger(ERROR_LOGGER)
 
     @property
@@ -53,8 +53,8 @@ class Reporter:
             # Shielded without a deadline of its own: each hook has one.
             with trio.CancelScope(shield=True):
                 async with trio.open_nursery() as nursery:
-                    for hook in self._hooks:
-                        nursery.start_soon(self._call, hook, record)
+                    for hook, threads in self._hooks:
+                        nursery.start_soon(self._call, hook, threads, record)
 
     def _tell(self, observer: Observer, record: Completed | Abandoned) -> None:
         try:
@@ -67,17 +67,17 @@ class Reporter:
                 raise
             self._log.exception("observer %s raised at %s", name_of(type(observer)), _which(record))
 
-    async def _call(self, hook: Hook, record: Abandoned) -> None:
+    async def _call(self, hook: Hook, threads: trio.CapacityLimiter | None, record: Abandoned) -> None:
         """Call a hook, within its deadline; whatever it does is logged and goes no further."""
         started = trio.Event()
         patience = trio.move_on_after(self._hook_deadline)
         try:
             with patience:
-                if is_async(hook):
+                if threads is None:
                     started.set()
                     await hook(record)  # type: ignore[misc]
                 else:
-                    await self._call_in_thread(hook, record, started)
+                    await _call_in_thread(hook, threads, record, started)
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -89,15 +89,6 @@ class Reporter:
                 else "was not called within %g s (Deadlines.hook), since all its threads were busy"
             )
             self._log.error(f"on_abandoned hook %s {what}, at %s", name_of(hook), self._hook_deadline, _which(record))
-
-    async def _call_in_thread(self, hook: Hook, record: Abandoned, started: trio.Event) -> None:
-        def call() -> tuple[Any]:
-            trio.from_thread.run_sync(started.set)
-            return (hook(record),)
-
-        (value,) = await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._hook_threads[hook])
-        if inspect.isawaitable(value):
-            await value  # a plain function around an async one, a lambda say
 
     def handler_failed(self, head: RequestHead | None, route: str | None, error: BaseException) -> None:
         self._log.error("handler of %s raised %s: %s", _what(head, route), type(error).__name__, error, exc_info=error)
@@ -119,6 +110,18 @@ class Reporter:
             "please report it",
             exc_info=error,
         )
+
+
+async def _call_in_thread(hook: Hook, threads: trio.CapacityLimiter, record: Abandoned, started: trio.Event) -> None:
+    """Call a plain hook; `started` is set once there is a thread for it."""
+
+    def call() -> tuple[Any]:
+        trio.from_thread.run_sync(started.set)
+        return (hook(record),)
+
+    (value,) = await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=threads)
+    if inspect.isawaitable(value):
+        await value  # a plain function around an async one, a lambda say
 
 
 def _what(head: RequestHead | None, route: str | None) -> str:
