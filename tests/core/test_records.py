@@ -6,34 +6,9 @@ import dataclasses
 
 import pytest
 
-from trioserve.core.lifecycle import Cause, Outcome, Phase
-from trioserve.core.records import Abandoned, Completed
+from tests.support.sample_records import abandoned, completed
 
-ABANDONED = Abandoned(
-    status=499,
-    phase=Phase.HANDLER,
-    cause=Cause.FIN,
-    by="client",
-    sent_status=None,
-    outcome=Outcome.CANCELLED,
-    method="GET",
-    target="/",
-    route="/",
-    http_version="1.1",
-    headers=None,
-    client=("127.0.0.1", 50_000),
-    connection_id=1,
-    exchange_number=1,
-    request_body_bytes=0,
-    request_body_expected=0,
-    response_body_bytes=0,
-    response_body_expected=None,
-    unacked_bytes=None,
-    started_at=10.0,
-    noticed_at=12.5,
-    unwound_at=13.0,
-    exception=None,
-)
+ABANDONED = abandoned(started_at=10.0, noticed_at=12.5, unwound_at=13.0)
 
 
 @pytest.mark.parametrize(
@@ -53,21 +28,6 @@ def test_the_unwind_time_is_from_the_notice_to_the_unwound_handler():
 
 
 def test_records_are_frozen():
-    completed = Completed(
-        status=200,
-        method="GET",
-        target="/",
-        route="/",
-        http_version="1.1",
-        headers=None,
-        client=None,
-        connection_id=1,
-        exchange_number=1,
-        request_body_bytes=0,
-        response_body_bytes=0,
-        started_at=1.0,
-        duration=2.0,
-    )
-    for record in (ABANDONED, completed):
+    for record in (ABANDONED, completed()):
         with pytest.raises(dataclasses.FrozenInstanceError):
             record.status = 200

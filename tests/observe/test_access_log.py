@@ -8,8 +8,8 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_records import abandoned, completed
 
+from tests.support.sample_records import abandoned, completed
 from trioserve.core.engine import H11Engine
 from trioserve.core.errors import RequestError
 from trioserve.core.lifecycle import Cause, Outcome, Phase

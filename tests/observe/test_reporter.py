@@ -9,9 +9,9 @@ import threading
 
 import pytest
 import trio
-from sample_records import abandoned, completed
 from trio.testing import MockClock
 
+from tests.support.sample_records import abandoned, completed
 from trioserve.core.messages import RequestHead
 from trioserve.observe.reporter import ERROR_LOGGER, Reporter
 

@@ -1,4 +1,4 @@
-"""Records to tell an observer of. Each is a plain one, of which a test changes what it is about."""
+"""A plain record of each kind, of which a test changes what it is about."""
 
 from __future__ import annotations
 
