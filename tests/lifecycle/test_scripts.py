@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
@@ -36,6 +36,7 @@ from trioserve import (
 from trioserve.core.status import TABLE
 
 VANISH = 20.0
+BODY_STALL = 10.0
 LIFETIME = 3000.0
 """Virtual seconds after which every script is over."""
 
@@ -103,6 +104,11 @@ class Run:
     ended: int = 0
     received: bytearray = field(default_factory=bytearray)
     left_at: float | None = None
+    # How many bytes of the stream had been sent at which time.
+    sent: list[tuple[float, int]] = field(default_factory=list)
+
+    def sent_by(self, time: float) -> int:
+        return max((size for sent_at, size in self.sent if sent_at <= time), default=0)
 
 
 def application(script: Script, run: Run) -> App:  # noqa: C901 - a list of handlers, each of a few lines
@@ -171,7 +177,7 @@ def application(script: Script, run: Run) -> App:  # noqa: C901 - a list of hand
 
 
 async def play(script: Script, run: Run, stage: Stage) -> Theatre:
-    config = Config(deadlines=Deadlines(vanish=VANISH, send_stall=10, body_stall=10, idle=15))
+    config = Config(deadlines=Deadlines(vanish=VANISH, send_stall=10, body_stall=BODY_STALL, idle=15))
     async with stage.serve(application(script, run), config) as theatre:
         client = await theatre.connect()
         with trio.move_on_after(LIFETIME):
@@ -203,6 +209,7 @@ async def act(script: Script, client: Client, run: Run) -> None:
         except trio.BrokenResourceError:
             return  # the server has closed: after a refusal, or a deadline
         rest = rest[size:]
+        run.sent.append((trio.current_time(), len(script.sent) - len(rest)))
         await trio.sleep(script.pauses[turn % len(script.pauses)])
         turn += 1
 
@@ -221,6 +228,20 @@ def leave(script: Script, client: Client, run: Run) -> None:
 @pytest.mark.parametrize("kind", ["memory", "memory-read-ahead"])
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(script=scripts)
+@example(
+    # The body of the first request drips in long after its answer: the second is not served.
+    script=Script(
+        requests=["ignore", "big"],
+        segments=[1],
+        pauses=[0.0, 0.3],
+        leave_after=1.0,
+        how="STAY",
+        stays_for=0.0,
+        reads=True,
+        disconnect=CANCEL,
+        half_close=HalfClose.ABORT,
+    )
+)
 def test_whatever_a_client_does_the_records_tell_the_truth(kind: str, script: Script) -> None:
     run = Run()
     stage = Stage(kind)
@@ -245,6 +266,8 @@ def judge(script: Script, run: Run, records: list[Completed | Abandoned]) -> Non
         assert run.started == len(counted)
     if any(record.method is None for record in records):
         return  # the client was too slow: what it did after that met a closed connection
+    if isinstance(last, Completed) and body_came_too_late(script, run, last):
+        return  # nobody wanted the body, and the connection was not kept for the rest of it
     if script.how == "STAY" and script.reads:
         assert [type(record) for record in records] == [Completed] * len(script.requests)
         assert run.received.count(b"HTTP/1.1 ") == len(records)
@@ -252,6 +275,14 @@ def judge(script: Script, run: Run, records: list[Completed | Abandoned]) -> Non
         whole = script.leave_after == 1.0
         if whole and run.left_at is not None:
             assert [type(record) for record in records] == [Completed] * len(script.requests)
+
+
+def body_came_too_late(script: Script, run: Run, last: Completed) -> bool:
+    """True if an answered request's body, which its handler had not read, was not whole a body's deadline later."""
+    requests = script.requests[: last.exchange_number]
+    end_of_request = sum(len(REQUESTS[name]) for name in requests)
+    answered_at = last.started_at + last.duration
+    return requests[-1] == "ignore" and run.sent_by(answered_at + BODY_STALL) < end_of_request
 
 
 def judge_abandoned(script: Script, run: Run, record: Abandoned) -> None:
