@@ -9,12 +9,13 @@ INSTALLED := $(VENV)/.installed
 COVERAGE := 97
 COVERED := trioserve/core/*,trioserve/connection/*
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test explore lint format bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    serve an example application, and say what to try with it"
 	@echo "make test    everything that must hold: style, types, the import rule, tests, coverage"
+	@echo "make explore more of the property tests, with other examples each time; some ten minutes"
 	@echo "make lint    style, types and the import rule only"
 	@echo "make format  format the code, and repair what can be repaired"
 	@echo "make bench   measure: how soon a departure is noticed, what leaks, what a request costs"
@@ -27,6 +28,9 @@ demo: $(INSTALLED)
 test: lint
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage report --include='$(COVERED)' --fail-under=$(COVERAGE)
+
+explore: $(INSTALLED)
+	$(BIN)/pytest --hypothesis-profile=explore tests/lifecycle/test_scripts.py tests/core
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -211,7 +211,6 @@ def test_a_request_is_received_alike_byte_by_byte(wire, expected):
     assert requests(bytewise(wire)) == expected
 
 
-@settings(deadline=None)
 @given(case=st.sampled_from(list(GOOD.values())), places=PLACES)
 def test_a_request_is_received_alike_at_any_splits(case, places):
     wire, expected = case
@@ -290,7 +289,6 @@ def test_what_is_pipelined_is_not_told_before_the_exchange_is_over():
     assert engine.next_event().target == "/f"
 
 
-@settings(deadline=None)
 @given(
     wires=st.lists(st.sampled_from([GET, FIXED, CHUNKED, TRAILERS, EXPECT, UPGRADE]), min_size=1, max_size=30),
     size=st.integers(min_value=1, max_value=300),
@@ -426,7 +424,6 @@ def test_what_is_no_request_is_refused_byte_by_byte(wire, status):
     assert refusal(bytewise(wire))[0] == status
 
 
-@settings(deadline=None)
 @given(case=st.sampled_from(list(BAD.values())), places=PLACES)
 def test_what_is_no_request_is_refused_at_any_splits(case, places):
     wire, status = case
@@ -471,7 +468,7 @@ def test_a_refusal_of_head_is_answered_without_content():
         assert read_response(sent, "HEAD") == (400, [(b"content-length", b"3"), CLOSE], b"", b"")
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=3 * settings.default.max_examples)
 @given(wire=st.binary(max_size=200), places=PLACES)
 @example(wire=b"\r\n", places=[])
 @example(wire=b"\0\r\n\r\n", places=[])
@@ -497,7 +494,7 @@ CHANGES = st.lists(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=5 * settings.default.max_examples)
 @given(case=st.sampled_from([wire for wire, _ in (*GOOD.values(), *BAD.values())]), changes=CHANGES, places=PLACES)
 def test_no_damage_to_a_request_makes_the_engine_raise_anything_but_a_request_error(case, changes, places):
     wire = case
@@ -666,7 +663,6 @@ def test_a_status_code_has_its_reason_phrase_if_there_is_one(status, line):
     assert answer(engine_after(GET), status).partition(b"\r\n")[0] == line
 
 
-@settings(deadline=None)
 @given(parts=st.lists(st.binary(max_size=50), max_size=10), method=st.sampled_from(["GET", "POST"]))
 def test_a_streamed_response_is_chunked(parts, method):
     engine = engine_after(GET.replace(b"GET", method.encode()))
@@ -676,7 +672,6 @@ def test_a_streamed_response_is_chunked(parts, method):
     assert not engine.closing_ends_response
 
 
-@settings(deadline=None)
 @given(parts=st.lists(st.binary(max_size=50), max_size=10), request=st.sampled_from([GET, GET_10]))
 def test_a_streamed_response_with_a_content_length_keeps_it(parts, request):
     engine = engine_after(request)
@@ -689,7 +684,6 @@ def test_a_streamed_response_with_a_content_length_keeps_it(parts, request):
     assert not engine.closing_ends_response
 
 
-@settings(deadline=None)
 @given(parts=st.lists(st.binary(max_size=50), max_size=10))
 def test_a_streamed_response_to_an_http_1_0_client_ends_with_the_connection(parts):
     engine = engine_after(GET_10)

@@ -398,7 +398,7 @@ class Connection(RuleBasedStateMachine):
 
 
 TestAnyOrderOfEvents = Connection.TestCase
-TestAnyOrderOfEvents.settings = settings(deadline=None, max_examples=300, stateful_step_count=40)
+TestAnyOrderOfEvents.settings = settings(max_examples=3 * settings.default.max_examples, stateful_step_count=40)
 
 
 # The phase

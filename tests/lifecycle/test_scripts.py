@@ -226,7 +226,7 @@ def leave(script: Script, client: Client, run: Run) -> None:
 
 
 @pytest.mark.parametrize("kind", ["memory", "memory-read-ahead"])
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=3 * settings.default.max_examples, suppress_health_check=[HealthCheck.too_slow])
 @given(script=scripts)
 @example(
     # The body of the first request drips in long after its answer: the second is not served.

@@ -6,7 +6,7 @@ import logging
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.sample_records import abandoned, completed
@@ -88,7 +88,6 @@ def test_a_quote_in_a_target_does_not_end_the_request_line():
     assert match["request"] == "GET /%22 200 0B 0.1ms forged %22 HTTP/1.1"
 
 
-@settings(deadline=None)
 @given(
     method=st.binary(min_size=1, max_size=10),
     target=st.one_of(
