@@ -30,6 +30,7 @@ PUBLIC = [
     "HangupNews",
     "Headers",
     "Limits",
+    "MultiDict",
     "Observer",
     "Outcome",
     "Phase",

@@ -1,6 +1,7 @@
 """trioserve: when the client goes away, the work stops at once, leaves no mess, and somebody is told the truth."""
 
 from trioserve.app.application import App
+from trioserve.app.multidict import MultiDict
 from trioserve.app.request import Request
 from trioserve.app.response import Response, Send
 from trioserve.core.errors import (
@@ -39,6 +40,7 @@ __all__ = [
     "HangupNews",
     "Headers",
     "Limits",
+    "MultiDict",
     "Observer",
     "Outcome",
     "Phase",
