@@ -31,6 +31,7 @@ PUBLIC = [
     "Headers",
     "Limits",
     "MultiDict",
+    "MutableHeaders",
     "Observer",
     "Outcome",
     "Phase",

@@ -1,6 +1,7 @@
 """trioserve: when the client goes away, the work stops at once, leaves no mess, and somebody is told the truth."""
 
 from trioserve.app.application import App
+from trioserve.app.headers import MutableHeaders
 from trioserve.app.multidict import MultiDict
 from trioserve.app.request import Request
 from trioserve.app.response import Response, Send
@@ -41,6 +42,7 @@ __all__ = [
     "Headers",
     "Limits",
     "MultiDict",
+    "MutableHeaders",
     "Observer",
     "Outcome",
     "Phase",

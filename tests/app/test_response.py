@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import pytest
@@ -9,7 +10,7 @@ import trio
 from fake_exchange import FakeExchange
 
 from trioserve.app.response import Response, as_response
-from trioserve.core.errors import ResponseError
+from trioserve.core.errors import ClientGone, ResponseError
 
 
 async def sent(response: Response, method: str = "GET") -> FakeExchange:
@@ -167,6 +168,277 @@ async def test_a_stream_is_written_in_the_task_and_the_scope_of_its_exchange():
     assert scope.cancelled_caught
     assert tasks == [trio.lowlevel.current_task()]
     assert exchange.parts == [b"x"]
+
+
+# Streams from async generators, and from other async iterators
+
+
+class Log(list):
+    """What a generator did, in order."""
+
+
+async def three(log: Log):
+    try:
+        log.append("begun")
+        yield b"one "
+        yield "zwölf "
+        yield b""
+        yield b"three"
+        log.append("at its end")
+    finally:
+        log.append("finally")
+
+
+@pytest.mark.parametrize("made", [Response.stream, as_response])
+async def test_a_generator_is_sent_part_by_part_after_its_head(made):
+    log = Log()
+    exchange = await sent(made(three(log)))
+    assert exchange.headers == {"content-type": "application/octet-stream"}
+    assert [part for part in exchange.parts if part] == [b"one ", "zwölf ".encode(), b"three"]
+    assert exchange.log == ["head", "part", "part", "part", "part", "end"]
+    assert log == ["begun", "at its end", "finally"]
+
+
+class Countdown:
+    """An async iterator that is no generator, and cannot be closed."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self) -> str:
+        if not self.number:
+            raise StopAsyncIteration
+        self.number -= 1
+        return str(self.number)
+
+
+class Countable:
+    """An async iterable whose iterator is a generator."""
+
+    async def __aiter__(self):
+        for number in range(3):
+            yield str(number)
+
+
+@pytest.mark.parametrize(("source", "body"), [(Countdown(3), b"210"), (Countable(), b"012"), (Countdown(0), b"")])
+async def test_any_async_iterator_is_a_stream(source, body):
+    assert (await sent(Response.stream(source, content_type="text/plain"))).body == body
+
+
+async def test_a_channel_is_a_stream_and_is_closed_with_it():
+    sender, receiver = trio.open_memory_channel(2)
+    await sender.send("a")
+    await sender.send("b")
+    sender.close()
+    assert (await sent(Response.stream(receiver))).body == b"ab"
+    with pytest.raises(trio.ClosedResourceError):
+        receiver.receive_nowait()
+
+
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304)])
+async def test_a_generator_is_not_begun_but_closed_where_no_content_is_allowed(method, status):
+    log = Log()
+    generator = three(log)
+    exchange = await sent(Response.stream(generator, status=status), method)
+    assert exchange.log == ["head", "end"]
+    assert log == []
+    assert await anext(generator, "closed") == "closed"
+
+
+async def test_a_generator_of_a_response_that_is_never_sent_is_closed_by_aclose():
+    sender, receiver = trio.open_memory_channel(0)
+    response = Response.stream(receiver)
+    await response.aclose()
+    await response.aclose()
+    with pytest.raises(trio.BrokenResourceError):
+        sender.send_nowait("x")
+    generator = three(Log())
+    await Response.stream(generator).aclose()
+    assert await anext(generator, "closed") == "closed"
+
+
+async def test_to_close_what_holds_nothing_is_no_error():
+    response = Response("x")
+    assert not response.streamed
+    await response.aclose()
+    assert (await sent(response)).body == b"x"
+    written = Response.stream(write_three)
+    assert written.streamed
+    await written.aclose()
+    await Response.stream(Countdown(1)).aclose()
+
+
+async def test_a_generator_is_closed_where_its_head_could_not_be_sent():
+    class Refusing(FakeExchange):
+        async def start_response(self, *_head) -> None:
+            raise ResponseError("no")
+
+    generator = three(Log())
+    with pytest.raises(ResponseError, match="no"):
+        await Response.stream(generator).send_to(Refusing())
+    assert await anext(generator, "closed") == "closed"
+
+
+async def test_a_generator_that_fails_has_no_end():
+    async def fail():
+        yield b"x"
+        raise ZeroDivisionError
+
+    exchange = FakeExchange()
+    with pytest.raises(ZeroDivisionError):
+        await Response.stream(fail()).send_to(exchange)
+    assert exchange.log == ["head", "part"]
+
+
+class Failing(FakeExchange):
+    """Its first part cannot be sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed = False
+
+    async def send_part(self, data: bytes) -> None:
+        if not self.failed:
+            self.failed = True
+            raise ClientGone("the client has left")
+        await super().send_part(data)
+
+
+async def test_what_ends_a_send_is_raised_at_the_yield_and_the_generator_cleans_up():
+    log = Log()
+
+    async def source():
+        try:
+            yield b"x"
+        except ClientGone:
+            log.append("seen")
+            raise
+        finally:
+            await trio.lowlevel.checkpoint()
+            log.append("finally")
+
+    with pytest.raises(ClientGone):
+        await Response.stream(source()).send_to(Failing())
+    assert log == ["seen", "finally"]
+
+
+async def test_a_generator_may_catch_what_ended_a_send_and_go_on():
+    async def source():
+        try:
+            yield b"x"
+        except ClientGone:
+            yield b"y"
+        yield b"z"
+
+    exchange = Failing()
+    await Response.stream(source()).send_to(exchange)
+    assert exchange.body == b"yz"
+
+
+async def test_a_generator_may_catch_what_ended_a_send_and_end():
+    async def source():
+        with contextlib.suppress(ClientGone):
+            yield b"x"
+
+    exchange = Failing()
+    await Response.stream(source()).send_to(exchange)
+    assert exchange.body == b""
+
+
+async def test_an_iterator_that_cannot_be_told_is_left_where_its_part_was_not_sent():
+    countdown = Countdown(3)
+    with pytest.raises(ClientGone):
+        await Response.stream(countdown).send_to(Failing())
+    assert countdown.number == 2
+
+
+class Stuck(FakeExchange):
+    """A client that does not read."""
+
+    async def send_part(self, _data: bytes) -> None:
+        await trio.sleep_forever()
+
+
+async def test_a_generator_is_cancelled_at_its_yield_and_what_it_awaits_then_is_cancelled_unless_shielded():
+    log = Log()
+
+    async def source():
+        try:
+            yield b"x"
+        except trio.Cancelled:
+            log.append("cancelled")
+            raise
+        finally:
+            try:
+                await trio.sleep(1)
+            except trio.Cancelled:
+                log.append("again")
+            with trio.move_on_after(5, shield=True):
+                await trio.lowlevel.checkpoint()
+                log.append("shielded")
+
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await Response.stream(source()).send_to(Stuck())
+    assert scope.cancelled_caught
+    assert log == ["cancelled", "again", "shielded"]
+
+
+async def test_a_scope_around_the_yields_of_a_generator_works_as_around_any_send(autojump_clock):
+    async def source():
+        with trio.move_on_after(5):
+            yield b"x"
+
+    exchange = Stuck()
+    await Response.stream(source()).send_to(exchange)
+    assert trio.current_time() == 5
+    assert exchange.log == ["head", "end"]
+
+
+async def test_a_nursery_around_the_yields_of_a_generator_works_as_around_any_send():
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    async def source():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail)
+            yield b"x"
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await Response.stream(source()).send_to(Stuck())
+    assert caught.group_contains(ZeroDivisionError)
+
+
+async def write_with_yield(send):
+    yield b"x"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (lambda: write_three(None), r"write_three, not write_three\(...\)"),
+        (lambda: write_with_yield, r"write_with_yield\(\)"),
+        (lambda: [b"x"], "not list"),
+        (lambda: b"x", "not bytes"),
+        (lambda: None, "not NoneType"),
+    ],
+)
+def test_what_is_no_source_of_a_stream_is_refused_with_advice(source, said):
+    with pytest.raises(ResponseError, match=said):
+        Response.stream(source())
+
+
+async def test_a_plain_function_is_no_source_of_a_stream():
+    with pytest.raises(ResponseError, match="must be `async def`"):
+        await Response.stream(lambda _send: None).send_to(FakeExchange())
+
+
+async def test_a_lambda_that_calls_an_async_function_is_a_source():
+    assert (await sent(Response.stream(lambda send: write_three(send=send)))).body == "one zwölf three".encode()
 
 
 # What a handler may return

@@ -27,7 +27,7 @@ class Headers:
     __slots__ = ("raw",)
 
     def __init__(self, raw: Iterable[Field] = ()) -> None:
-        self.raw: tuple[Field, ...] = tuple(raw)
+        self.raw: Sequence[Field] = tuple(raw)
 
     def get(self, name: str, default: str | None = None) -> str | None:
         """The first value of field `name`, or `default` if the message has no such field."""
@@ -66,7 +66,7 @@ class Headers:
         return hash(self.raw)
 
     def __repr__(self) -> str:
-        return f"Headers({list(self)!r})"
+        return f"{type(self).__name__}({list(self)!r})"
 
 
 class RequestHead(NamedTuple):
