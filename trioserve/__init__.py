@@ -5,6 +5,8 @@ from trioserve.app.headers import MutableHeaders
 from trioserve.app.multidict import MultiDict
 from trioserve.app.request import Request
 from trioserve.app.response import Response, Send
+from trioserve.app.router import Middleware, Next, PolicyOptions, RouteOptions, Router
+from trioserve.app.routing import Converter
 from trioserve.core.errors import (
     ClientGone,
     ConfigError,
@@ -23,6 +25,12 @@ from trioserve.server.config import Config, HangupNews, TcpAddress, UnixAddress
 from trioserve.server.server import serve
 
 __all__ = [
+    "Router",
+    "RouteOptions",
+    "PolicyOptions",
+    "Next",
+    "Middleware",
+    "Converter",
     "CANCEL",
     "FINISH",
     "Abandoned",

@@ -111,6 +111,7 @@ HELP = {
         "handler": "From a handler's start to its response's end; beyond it 503.",
         "unwind": "After which a cancelled handler that still cleans up is reported.",
         "hook": "For one call of an on_abandoned hook.",
+        "background": "For background work, after the last exchange.",
         "drain": "For exchanges under way when the server stops.",
         "linger": "For a client to read an error answer before the close.",
         "vanish": "For a peer that is silent because it has gone.",

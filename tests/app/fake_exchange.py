@@ -49,6 +49,16 @@ class FakeExchange:
     def headers(self) -> dict[str, str]:
         return {name.decode(): value.decode() for name, value in self.fields}
 
+    @property
+    def completed(self) -> bool:
+        return self._complete
+
+    def close_connection(self) -> None:
+        self.log.append("last")
+
+    def report_failure(self, error: BaseException) -> None:
+        self.log.append(f"failed: {error!r}")
+
     def handler_starts(self) -> None:
         self.log.append("starts")
 

@@ -191,7 +191,7 @@ async def test_3_1_a_method_that_the_resource_does_not_have_is_405_with_those_th
 
     answer = await client.post(b"")
 
-    assert (answer.status, answer.get("allow")) == (405, "GET, HEAD")
+    assert (answer.status, answer.get("allow")) == (405, "GET, HEAD, OPTIONS")
     assert (await client.get()).body == b"hello"
 
 

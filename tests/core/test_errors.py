@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trioserve.core import errors
-from trioserve.core.errors import ConfigError, HTTPError, RequestError, TrioserveError, error_body, phrase
+from trioserve.core.errors import ConfigError, HTTPError, RequestError, TrioserveError, error_content, phrase
 
 
 @pytest.mark.parametrize("status", [400, 404, 599])
@@ -49,13 +49,13 @@ def test_a_status_code_has_its_phrase_or_none(status, text):
 
 
 def test_the_body_of_an_error_is_for_people_to_read():
-    assert error_body(404, "kein Blatt für Ärger") == "404 Not Found\nkein Blatt für Ärger\n".encode()
+    assert error_content(404, "kein Blatt für Ärger", [])[1] == "404 Not Found\nkein Blatt für Ärger\n".encode()
 
 
 def test_a_status_code_without_a_phrase_leaves_no_space_behind():
-    assert error_body(499, "gone") == b"499\ngone\n"
+    assert error_content(499, "gone", [])[1] == b"499\ngone\n"
     assert str(HTTPError(499)) == "499"
 
 
 def test_text_that_utf_8_cannot_carry_still_makes_a_body():
-    assert error_body(400, "\udc80 is wrong").startswith(b"400 Bad Request\n")
+    assert error_content(400, "\udc80 is wrong", [])[1].startswith(b"400 Bad Request\n")

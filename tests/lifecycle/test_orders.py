@@ -1096,7 +1096,7 @@ class TimeOut:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self.rules, self.on_abandoned = app.rules, app.on_abandoned
+        self.rules, self.on_abandoned, self.running = app.rules, app.on_abandoned, app.running
 
     @property
     def hooks(self):

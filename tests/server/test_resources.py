@@ -84,7 +84,7 @@ class Busy(App):
 
     def __init__(self) -> None:
         super().__init__()
-        self.running = 0
+        self.now_running = 0
         self.begun = trio.Semaphore(0)
 
         @self.get("/sleep")
@@ -111,14 +111,14 @@ class Busy(App):
                 return await request.body()
 
     def __enter__(self) -> None:
-        self.running += 1
+        self.now_running += 1
         if threading.current_thread() is threading.main_thread():
             self.begun.release()
         else:
             trio.from_thread.run_sync(self.begun.release)
 
     def __exit__(self, *error: object) -> None:
-        self.running -= 1
+        self.now_running -= 1
 
 
 WAYS = (
@@ -142,7 +142,7 @@ async def test_nothing_is_left_of_hundreds_of_abandoned_exchanges(nursery, hangu
     for _ in range(10):
         await forty_come_and_go(app, server)
 
-    assert app.running == 0
+    assert app.now_running == 0
     # Less may be left than before: what earlier tests had left to the garbage collector.
     assert {name: count for name, count in what_there_is().items() if count > before[name]} == {}
 

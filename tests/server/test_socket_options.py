@@ -66,7 +66,7 @@ async def test_the_server_sets_them_on_every_connection_that_it_accepts(nursery)
 
     @app.get("/")
     async def handler(request: Request) -> list[int]:
-        accepted = request._exchange._connection.transport._sock
+        accepted = request.exchange._connection.transport._sock
         keepalive = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         return [option(accepted, "TCP_NODELAY"), keepalive]
 

@@ -323,7 +323,7 @@ async def test_a_plain_handler_learns_that_the_server_stops(nursery):
 
 async def test_two_servers_in_one_run_stop_on_their_own(nursery):
     app = Slow()
-    first, second = await start(nursery, app), await start(nursery, app)
+    first, second = await start(nursery, Slow()), await start(nursery, app)
     app.leave.set()
     first.drain.set()
     await happens(first.ended.wait())

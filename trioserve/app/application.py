@@ -1,55 +1,49 @@
-"""App: decorators that register handlers and hooks, and the `Application` that a server serves.
+"""App: decorators that register handlers and all that is around them, and the `Application` that a server serves.
 
     app = App()
 
     @app.get("/reports/{year:int}")
     async def report(request: Request, year: int) -> Response: ...
 
-A handler takes its path parameters by name and, if it wants, the request as one further parameter. An async handler
-runs in the connection's task; a plain `def` handler runs in a worker thread. What does not fit is refused at
-registration, not at the first request.
+An app is a `Router`, the outermost one, and has besides what there is only once: dependencies, lifespans, error
+handlers, hooks. What does not fit is refused at registration, not at the first request. While the app is served,
+nothing more is registered.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
 import math
-import re
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar, Unpack, overload
 
+from trioserve.app.errors import ErrorHandlers
+from trioserve.app.handlers import Dependency, dependency, place_of, plan
 from trioserve.app.request import Request, path_of
-from trioserve.app.response import as_response
-from trioserve.app.routing import Match, NoMatch, Pattern, Router
-from trioserve.core.application import Endpoint, Exchange, Hook, Rules
-from trioserve.core.callables import is_async, name_of
-from trioserve.core.errors import ConfigError, RequestError, ResponseError, error_body
-from trioserve.core.lifecycle import CANCEL, DisconnectPolicy, HalfClose
+from trioserve.app.response import Response
+from trioserve.app.route import Around, Call, Route, Running
+from trioserve.app.router import UPGRADE, Middleware, Next, PolicyOptions, Registration, Router
+from trioserve.app.routing import Converter, NoMatch, RouteTable
+from trioserve.core.application import Background, Endpoint, Hook
+from trioserve.core.callables import name_of
+from trioserve.core.errors import ConfigError, HTTPError, RequestError
 from trioserve.core.messages import RequestHead
-from trioserve.core.status import DEFAULT, StatusChange
 
-Handler = Callable[..., Any]
-H = TypeVar("H", bound=Handler)
+F = TypeVar("F", bound=Callable[..., Any])
 HookT = TypeVar("HookT", bound=Hook)
 
 KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 """RFC 9110 §9 and RFC 5789. Any other method is 501, unless a route is registered for it."""
 
-_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token: RFC 9110 §9.1
 
-
-class App:
+class App(Router):
     """An application.
 
     Args:
-        disconnect: what departure does to handlers: CANCEL, FINISH or Grace(seconds).
-        half_close: what a FIN after the request means: "abort", "finish" or "probe"; None: as the server says.
-        abandoned_status: a change to the status policy: a status code for the client-side causes, a mapping
-            {(phase, cause): status code}, or a function (phase, cause) -> status code.
-
-    Each of these can be given for a single route too, where it prevails.
+        debug: answer an unexpected error with its traceback. For development only: it shows secrets.
+        middleware, converters: as for `Router`.
+        policies: see `PolicyOptions`; they hold for all routes.
 
     Raises:
         ConfigError: a value is wrong.
@@ -58,23 +52,27 @@ class App:
     def __init__(
         self,
         *,
-        disconnect: DisconnectPolicy = CANCEL,
-        half_close: HalfClose | str | None = None,
-        abandoned_status: StatusChange | None = None,
+        debug: bool = False,
+        middleware: Iterable[Middleware] = (),
+        converters: Mapping[str, Converter] | None = None,
+        **policies: Unpack[PolicyOptions],
     ) -> None:
-        self.rules = Rules(
-            disconnect=_checked_policy(disconnect),
-            half_close=None if half_close is None else HalfClose.of(half_close),
-            status=DEFAULT.changed(abandoned_status),
-        )
+        self._running: Running | None = None
+        super().__init__(middleware=middleware, converters=converters, **policies)
+        self.rules = self._policies.rules()
         # Where there is no route, it is that which is said, however large the body.
         self._without_route = dataclasses.replace(self.rules, max_body=math.inf)
-        self._router: Router[Route] = Router()
+        self._table: RouteTable[Route] = RouteTable()
+        # All routes in the order of registration; and by name, and by their handlers' identities.
+        self._routes: list[Route] = []
+        self._named: dict[str | int, list[Route]] = {}
+        self._dependencies: dict[Any, Dependency] = {}
+        self._lifespans: list[Dependency] = []
+        self._errors = ErrorHandlers(debug=debug)
+        self._around = Around(self._errors)
         self._hooks: list[Hook] = []
 
-    @property
-    def hooks(self) -> Sequence[Hook]:
-        return tuple(self._hooks)
+    # What is registered
 
     def on_abandoned(self, hook: HookT) -> HookT:
         """Register a hook: told of every `Abandoned`, after the handler has unwound and the connection is closed.
@@ -82,233 +80,215 @@ class App:
         An async hook runs shielded for at most `Deadlines.hook` seconds; a plain one runs in a worker thread. One that
         raises or hangs is logged and disturbs nobody.
         """
+        self._check_open()
         self._hooks.append(hook)
         return hook
 
-    def route(
-        self,
-        path: str,
-        *,
-        methods: Sequence[str],
-        disconnect: DisconnectPolicy | None = None,
-        half_close: HalfClose | str | None = None,
-        abandoned_status: StatusChange | None = None,
-        deadline: float | None = None,
-        max_body: float | None = None,
-    ) -> Callable[[H], H]:
-        """Register the decorated handler for `path` and `methods`.
+    def error_handler(self, error: type[Exception] | int) -> Callable[[F], F]:
+        """Register the decorated function `(request, error)` to answer a class of exceptions, or a status code.
 
-        Args:
-            path: such as "/reports/{year:int}"; converters are str (default), int and path.
-            methods: such as ["GET"]; in any case, they become upper case. GET serves HEAD too.
-            disconnect, half_close, abandoned_status: for this route, instead of the app's.
-            deadline: seconds from the handler's start to the response's end; then it is cancelled and answered 503.
-                None: `Deadlines.handler`.
-            max_body: bytes of request content; beyond it 413. None: `Limits.body`.
+        It returns what a handler may return; for exceptions, the most specific class wins. Errors of the routing (404,
+        405) are `HTTPError`s too. One for `Exception`, or for 500, answers what nobody expected, which is logged.
 
         Raises:
-            ConfigError: something does not fit: the path, the methods, a policy, the handler's parameters, or the
-                route exists.
+            ConfigError: `error` is neither, or has one already.
         """
-        pattern = Pattern(path)
-        methods = _checked_methods(methods)
-        rules = Rules(
-            disconnect=self.rules.disconnect if disconnect is None else _checked_policy(disconnect),
-            half_close=self.rules.half_close if half_close is None else HalfClose.of(half_close),
-            status=self.rules.status.changed(abandoned_status),
-            deadline=_checked_positive("deadline", deadline),
-            max_body=_checked_positive("max_body", max_body),
-        )
 
-        def register(handler: H) -> H:
-            route = Route(pattern, handler, rules)
-            try:
-                self._router.add(methods, pattern, route)
-            except ConfigError as error:
-                raise ConfigError(f"handler {name_of(handler)}: {error}") from None
+        def register(handler: F) -> F:
+            self._check_open()
+            self._errors.add(error, handler)
             return handler
 
         return register
 
-    def get(self, path: str, **options: Any) -> Callable[[H], H]:
-        """Register the decorated handler for GET (and HEAD). Options as for `route`."""
-        return self.route(path, methods=["GET"], **options)
+    @overload
+    def dependency(self, function: F, /) -> F: ...
+    @overload
+    def dependency(self, /, *, provides: Any) -> Callable[[F], F]: ...
+    def dependency(self, function: F | None = None, /, *, provides: Any = None) -> F | Callable[[F], F]:
+        """Register something that handlers take by annotation: an async context manager, entered for each exchange.
 
-    def post(self, path: str, **options: Any) -> Callable[[H], H]:
-        """Register the decorated handler for POST. Options as for `route`."""
-        return self.route(path, methods=["POST"], **options)
+            @app.dependency
+            async def transaction(pool: Pool) -> AsyncIterator[Transaction]:
+                async with pool.begin() as it:
+                    yield it
 
-    def put(self, path: str, **options: Any) -> Callable[[H], H]:
-        """Register the decorated handler for PUT. Options as for `route`."""
-        return self.route(path, methods=["PUT"], **options)
+        What it provides is what it says to yield, or `provides`. It may take the request, which has the path's
+        parameters, and whatever was registered before it. Several are entered in the order in which they are needed and
+        left in the opposite one: when the handler has ended, with its exception if there is one, before the response
+        is sent; for a stream, when that is written. What raises on leaving is still answered with 500.
 
-    def patch(self, path: str, **options: Any) -> Callable[[H], H]:
-        """Register the decorated handler for PATCH. Options as for `route`."""
-        return self.route(path, methods=["PATCH"], **options)
+        Cancellation: when the client leaves, it is left with the cancellation, like any context manager; so a
+        transaction is rolled back. What it awaits then needs a shield, with a deadline.
 
-    def delete(self, path: str, **options: Any) -> Callable[[H], H]:
-        """Register the decorated handler for DELETE. Options as for `route`."""
-        return self.route(path, methods=["DELETE"], **options)
+        Raises:
+            ConfigError: it is none, or says not what it provides, or that is provided already.
+        """
+        if function is None:
+            return lambda function: self._depend(function, provides)
+        return self._depend(function, None)
+
+    def _depend(self, function: F, provides: Any) -> F:
+        made = self._dependency(function, provides, self._dependencies, Request, lasts=False)
+        if made.provides is None:
+            raise ConfigError(f"{made} provides None, which nobody can ask for; middleware is for what has no value")
+        self._provide(made)
+        return function
+
+    @staticmethod
+    def _dependency(
+        function: Callable[..., Any], provides: Any, known: Mapping[Any, Dependency], subject: type, *, lasts: bool
+    ) -> Dependency:
+        try:
+            return dependency(function, provides, known, {subject}, lasts=lasts)
+        except ConfigError as error:
+            raise ConfigError(f"{place_of(function)}: {error}") from None
+
+    def lifespan(self, function: F) -> F:
+        """Register an async context manager that is open while the app is served.
+
+            @app.lifespan
+            async def pool() -> AsyncIterator[Pool]:
+                async with open_pool() as it:
+                    yield it
+
+        What it yields reaches handlers, dependencies and further lifespans by annotation. Several are entered in order
+        and left in the opposite one, when all exchanges and all background work have ended. It may take the `App`.
+
+        Cancellation: of the server, while it is entered or left. In between it is shielded, so that handlers that clean
+        up can use it.
+
+        Raises:
+            ConfigError: it is none, or says not what it provides, or that is provided already.
+        """
+        lasting = {key: known for key, known in self._dependencies.items() if known.lasts}
+        made = self._dependency(function, None, lasting, App, lasts=True)
+        if made.provides is not None:
+            self._provide(made)
+        self._lifespans.append(made)
+        return function
+
+    def _provide(self, made: Dependency) -> None:
+        self._check_open()
+        other = self._dependencies.setdefault(made.provides, made)
+        if other is not made:
+            raise ConfigError(f"{made} provides what {other} provides already: {made.provides}")
+
+    def _add(self, registration: Registration) -> None:
+        self._check_open()
+        registration = self._scoped(registration)
+        try:
+            pattern = registration.pattern()
+            where_from = plan(registration.handler, pattern.parameters, self._dependencies, {Request})
+            route = Route(registration, pattern, where_from, self._around, host=self)
+            self._table.add(registration.methods, pattern, route)
+        except ConfigError as error:
+            raise ConfigError(f"{registration} of {registration.path!r}: {error}") from None
+        self._routes.append(route)
+        for key in (registration.name, id(registration.handler)):
+            self._named.setdefault(key, []).append(route)
+
+    def _check_open(self) -> None:
+        if self._running is not None:
+            raise ConfigError("the app is being served; register before that")
+
+    # What it is asked
+
+    @property
+    def routes(self) -> Sequence[Route]:
+        """All routes, in the order of registration."""
+        return tuple(self._routes)
+
+    def url_for(self, route: str | Callable[..., Any], /, **parameters: Any) -> str:
+        """The path of a route, by its handler or its name, with `parameters` for the path's parameters.
+
+        Of several routes with one handler or name, it is the one that takes just these parameters.
+
+        Raises:
+            ConfigError: there is no such route, or there are several, or a parameter does not fit.
+        """
+        named = self._named.get(route if isinstance(route, str) else id(route), [])
+        what = repr(route) if isinstance(route, str) else name_of(route)
+        if not named:
+            raise ConfigError(f"url_for: there is no route {what}")
+        fitting = [each for each in named if each.pattern.parameters == parameters.keys()] or named[:1]
+        if len({each.pattern.text for each in fitting}) > 1:
+            raise ConfigError(f"url_for: several routes are {what}: {', '.join(each.pattern.text for each in fitting)}")
+        return fitting[0].pattern.url(parameters)
+
+    def start_soon(self, function: Callable[..., Any], *args: Any) -> None:
+        """Run `function(*args)` as background work: an async function as a task, a plain one in a worker thread.
+
+        It outlives the exchange that started it. One that raises is logged and disturbs nobody. When the server stops,
+        background work is waited for until `Deadlines.background` after the last exchange, and then cancelled.
+
+        Raises:
+            RuntimeError: the app is not being served.
+        """
+        self.current().background.start_soon(function, *args)
+
+    def current(self) -> Running:
+        """What the app has while it is served. For the app layer.
+
+        Raises:
+            RuntimeError: it is not being served.
+        """
+        if self._running is None:
+            raise RuntimeError("the app is not being served, so nothing can run in the background or hold values")
+        return self._running
+
+    # For the server
+
+    @property
+    def hooks(self) -> Sequence[Hook]:
+        return tuple(self._hooks)
+
+    @asynccontextmanager
+    async def running(self, background: Background) -> AsyncIterator[None]:
+        """For the server: lifespans are open in the block."""
+        if self._running is not None:
+            raise ConfigError("this app is being served already; give Config.listen several addresses instead")
+        running = self._running = Running(background)
+        try:
+            async with AsyncExitStack() as stack:
+                for lifespan in self._lifespans:
+                    arguments: dict[str, Any] = {name: running.values[need] for name, need in lifespan.plan.provided}
+                    if lifespan.plan.subject is not None:
+                        arguments[lifespan.plan.subject] = self
+                    running.values[lifespan] = await stack.enter_async_context(lifespan.open(**arguments))
+                yield
+        finally:
+            self._running = None
 
     def endpoint(self, head: RequestHead) -> Endpoint:
-        """The endpoint for a request: its route, or one that answers 404, 405 or 501."""
-        match self._router.find(head.method, path_of(head.target)):
-            case Match(route, parameters):
-                return _Call(route, parameters)
-            case NoMatch(allowed):
-                return self._refusal(head, allowed)
+        """The endpoint for a request: its route, or one that answers for want of one."""
+        match = self._table.find(head.method, path_of(head.target))
+        if isinstance(match, NoMatch):
+            run = self._around.wrapped(self._without(head, match), self._middleware)
+            return Call(None, self._without_route, run, {}, host=self)
+        route, parameters = match
+        return Call(route.pattern.text, route.rules, route.run, parameters, host=self)
 
-    def _refusal(self, head: RequestHead, allowed: frozenset[str]) -> Endpoint:
-        if head.method not in KNOWN_METHODS and not self._router.knows_method(head.method):
-            return _UnknownMethod(self._without_route, head.method)
-        if allowed:
-            return _Refusal(
-                self._without_route, 405, f"{head.method} is not allowed here", allow=", ".join(sorted(allowed))
-            )
-        return _Refusal(self._without_route, 404, "there is nothing at this address")
+    def _without(self, head: RequestHead, match: NoMatch) -> Next:
+        """What answers where there is no route: 404, 405, 501, 426, or OPTIONS."""
+        method, methods = head.method, match.allowed
+        if head.target == "*":
+            methods = self._table.methods
+        allow = ", ".join(sorted((methods | {"OPTIONS"}) - {UPGRADE})) if methods else ""
 
+        async def answer(_request: Request) -> Response:
+            if method not in KNOWN_METHODS and method not in self._table.methods:
+                raise RequestError(501, f"this server does not know the method {method}")
+            if methods and method == "OPTIONS":
+                return Response(status=204, headers={"allow": allow})
+            if UPGRADE in methods and method == "GET":
+                raise HTTPError(
+                    426, "this address speaks WebSocket", headers={"upgrade": "websocket", "connection": "upgrade"}
+                )
+            if methods:
+                raise HTTPError(405, f"{method} is not allowed here", headers={"allow": allow})
+            if match.near is not None:
+                raise HTTPError(404, f"there is nothing at this address, but there is at {match.near}")
+            raise HTTPError(404, "there is nothing at this address")
 
-class Route:
-    """A handler with its pattern and rules.
-
-    Raises:
-        ConfigError: the handler cannot take the pattern's parameters.
-    """
-
-    __slots__ = ("handler", "is_async", "pattern", "request_parameter", "rules")
-
-    def __init__(self, pattern: Pattern, handler: Handler, rules: Rules) -> None:
-        self.pattern = pattern
-        self.handler = handler
-        self.rules = rules
-        self.is_async = is_async(handler)
-        self.request_parameter = _request_parameter(handler, pattern)
-
-
-class _Call:
-    """The endpoint of one request to a route."""
-
-    __slots__ = ("_parameters", "_route")
-
-    def __init__(self, route: Route, parameters: dict[str, Any]) -> None:
-        self._route = route
-        self._parameters = parameters
-
-    @property
-    def name(self) -> str:
-        return self._route.pattern.text
-
-    @property
-    def rules(self) -> Rules:
-        return self._route.rules
-
-    async def __call__(self, exchange: Exchange) -> None:
-        route, arguments = self._route, self._parameters
-        if route.request_parameter is not None:
-            arguments = {**arguments, route.request_parameter: Request(exchange, self._parameters)}
-        if route.is_async:
-            exchange.handler_starts()
-            value = await route.handler(**arguments)
-        else:
-            value = await exchange.run_in_thread(functools.partial(_call_plain, route.handler, arguments))
-        try:
-            response = as_response(value)
-        except (ResponseError, TypeError, ValueError) as error:
-            raise ResponseError(f"handler {name_of(route.handler)}: {error}") from None
-        await response.send_to(exchange)
-
-
-class _UnknownMethod:
-    """The endpoint of a request whose method nobody knows: it is no request that we serve."""
-
-    __slots__ = ("_method", "rules")
-
-    name = None
-
-    def __init__(self, rules: Rules, method: str) -> None:
-        self.rules = rules
-        self._method = method
-
-    async def __call__(self, exchange: Exchange) -> None:  # noqa: ARG002 - the shape of an Endpoint
-        raise RequestError(501, f"this server does not know the method {self._method}")
-
-
-def _call_plain(handler: Handler, arguments: dict[str, Any]) -> Any:
-    """Call a plain handler, in its thread.
-
-    Raises:
-        ResponseError: it is no plain function after all, and returned a coroutine.
-    """
-    value = handler(**arguments)
-    if inspect.iscoroutine(value):
-        value.close()
-        raise ResponseError(
-            f"handler {name_of(handler)} is a plain function that returned a coroutine; make it async def"
-        )
-    return value
-
-
-class _Refusal:
-    """The endpoint of a request for which there is no route."""
-
-    __slots__ = ("_detail", "_fields", "_status", "rules")
-
-    name = None
-
-    def __init__(self, rules: Rules, status: int, detail: str, allow: str | None = None) -> None:
-        self.rules = rules
-        self._status = status
-        self._detail = detail
-        self._fields = [(b"content-type", b"text/plain; charset=utf-8")]
-        if allow is not None:
-            self._fields.append((b"allow", allow.encode("ascii")))
-
-    async def __call__(self, exchange: Exchange) -> None:
-        await exchange.respond(self._status, self._fields, error_body(self._status, self._detail))
-
-
-def _request_parameter(handler: Handler, pattern: Pattern) -> str | None:
-    """The name of the parameter that takes the request: the one that is no path parameter."""
-    parameters = inspect.signature(handler).parameters
-    by_name = {name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    missing = pattern.parameters - by_name
-    if missing:
-        raise ConfigError(
-            f"handler {name_of(handler)} does not take the path parameter {_names(missing)} of {pattern.text!r}"
-        )
-    others = [name for name, p in parameters.items() if name not in pattern.parameters and p.default is p.empty]
-    if len(others) > 1 or any(name not in by_name for name in others):
-        raise ConfigError(
-            f"handler {name_of(handler)} of {pattern.text!r} takes {_names(others)}; it can take the path's parameters "
-            "by name and one more, the request"
-        )
-    return others[0] if others else None
-
-
-def _names(names: Sequence[str] | frozenset[str] | set[str]) -> str:
-    return ", ".join(repr(name) for name in sorted(names))
-
-
-def _checked_policy(policy: DisconnectPolicy) -> DisconnectPolicy:
-    if not isinstance(policy, DisconnectPolicy):
-        raise ConfigError(f"disconnect={policy!r}; use CANCEL, FINISH or Grace(seconds)")
-    return policy
-
-
-def _checked_methods(methods: Sequence[str]) -> Sequence[str]:
-    if (
-        isinstance(methods, str)  # which is a sequence of letters too
-        or not methods
-        or not all(isinstance(method, str) and _METHOD.fullmatch(method) for method in methods)
-    ):
-        raise ConfigError(f'methods={methods!r}; give a list of method names, such as ["GET", "POST"]')
-    return [method.upper() for method in methods]
-
-
-def _checked_positive(name: str, value: float | None) -> float | None:
-    if value is None:
-        return None
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and value > 0):
-        raise ConfigError(f"{name}={value!r}; it must be a positive number (math.inf: no limit)")
-    return value
+        return answer

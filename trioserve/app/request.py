@@ -3,42 +3,57 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from typing import Any
-from urllib.parse import unquote
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from types import SimpleNamespace
+from typing import Any, Protocol
+from urllib.parse import parse_qsl, unquote
 
+from trioserve.app.multidict import MultiDict
 from trioserve.core.application import Exchange
 from trioserve.core.errors import HTTPError, ResponseError
 from trioserve.core.messages import Headers
 from trioserve.core.records import ClientAddress
 
 
+class Urls(Protocol):
+    """Who knows the paths of routes: the app."""
+
+    def url_for(self, route: str | Callable[..., Any], /, **parameters: Any) -> str: ...
+
+
 class Request:
     """One request. Made by the app for each exchange; not to be used after its handler has ended.
+
+    `path_params` are the values of the path's parameters. `exchange`, `later` and `holds_resources` are for the app
+    layer.
 
     Cancellation: when the client leaves, whatever the handler awaits is cancelled, these methods included. Only where
     that cannot reach (inside a shield, or under the policies FINISH and Grace) do they raise `ClientGone` instead.
     """
 
-    __slots__ = ("_body", "_exchange", "_parts", "_streamed", "path_params")
+    # What is not there yet is None in the class, so that making a request costs nothing for what nobody asks for.
+    _body: bytes | None = None  # the whole body once `body` has read it
+    _parts: _Collected | None = None  # what of it `body` has read so far; None before `body` is called
+    _streamed = False
+    _query: MultiDict[str] | None = None
+    _state: SimpleNamespace | None = None
+    _resources: AsyncExitStack | None = None
+    later: tuple[tuple[Callable[..., Any], tuple[Any, ...]], ...] = ()
 
-    def __init__(self, exchange: Exchange, path_params: dict[str, Any]) -> None:
-        self._exchange = exchange
+    def __init__(self, exchange: Exchange, path_params: dict[str, Any], urls: Urls | None = None) -> None:
+        self.exchange = exchange
+        self._urls = urls
         self.path_params = path_params
-        # The whole body once `body` has read it.
-        self._body: bytes | None = None
-        # What of it `body` has read so far; None before `body` is called.
-        self._parts: _Collected | None = None
-        self._streamed = False
 
     @property
     def method(self) -> str:
-        return self._exchange.head.method
+        return self.exchange.head.method
 
     @property
     def target(self) -> str:
         """The request target as it was sent: RFC 9112 §3.2."""
-        return self._exchange.head.target
+        return self.exchange.head.target
 
     @property
     def path(self) -> str:
@@ -51,18 +66,69 @@ class Request:
         return self.target.partition("?")[2]
 
     @property
+    def query(self) -> MultiDict[str]:
+        """The query's pairs in their order: "a=1&b=2" (WHATWG URL §5.1). "+" is a space; bad UTF-8 becomes U+FFFD."""
+        if self._query is None:
+            self._query = MultiDict(parse_qsl(self.query_string, keep_blank_values=True, errors="replace"))
+        return self._query
+
+    @property
+    def scheme(self) -> str:
+        """The scheme by which the client reached us: "http"."""
+        return "http"
+
+    @property
+    def last_event_id(self) -> str | None:
+        """The id of the last event that a client of `Response.events` got before it came back; None at first."""
+        value = self.headers.get("last-event-id")
+        # The field is UTF-8 (WHATWG HTML §9.2.3), while fields are read as ISO-8859-1.
+        return None if value is None else value.encode("latin-1").decode(errors="replace")
+
+    @property
+    def state(self) -> SimpleNamespace:
+        """A place for whatever middleware has to tell the handler: `request.state.user = ...`."""
+        if self._state is None:
+            self._state = SimpleNamespace()
+        return self._state
+
+    def url_for(self, route: str | Callable[..., Any], /, **parameters: Any) -> str:
+        """As `App.url_for`, for those who have no app at hand."""
+        assert self._urls is not None, "a request in a handler is one of an app"
+        return self._urls.url_for(route, **parameters)
+
+    def after_response(self, function: Callable[..., Any], *args: Any) -> None:
+        """Run `function(*args)` as background work once the response has got out whole; see `App.start_soon`.
+
+        If the response does not get out, because the client has left or the handler failed, it is not run. For what
+        must be done in any case there is `App.start_soon`.
+        """
+        self.later = (*self.later, (function, args))
+
+    @property
+    def resources(self) -> AsyncExitStack:
+        """What is to be closed when the exchange ends, however it ends: after the response is written, if it is."""
+        if self._resources is None:
+            self._resources = AsyncExitStack()
+        return self._resources
+
+    @property
+    def holds_resources(self) -> bool:
+        """True if there is anything in `resources`. For the app layer."""
+        return self._resources is not None
+
+    @property
     def http_version(self) -> str:
         """The version that the client speaks: "1.1" or "1.0"."""
-        return self._exchange.head.http_version
+        return self.exchange.head.http_version
 
     @property
     def headers(self) -> Headers:
-        return self._exchange.head.headers
+        return self.exchange.head.headers
 
     @property
     def client(self) -> ClientAddress | None:
         """(host, port) of the peer; None on a Unix socket."""
-        return self._exchange.client
+        return self.exchange.client
 
     async def body(self) -> bytes:
         """The whole body, at most as large as the route allows (`max_body`, else `Limits.body`). May be called again.
@@ -104,22 +170,22 @@ class Request:
         if self._streamed:
             raise ResponseError("the request body was read already; keep what `await request.body()` returned")
         self._streamed = True
-        return BodyStream(self._exchange)
+        return BodyStream(self.exchange)
 
 
 class BodyStream:
     """An async iterator over a body's parts: non-empty bytes. No generator, so nothing needs closing."""
 
-    __slots__ = ("_exchange",)
+    __slots__ = ("exchange",)
 
     def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
+        self.exchange = exchange
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        part = await self._exchange.receive_part()
+        part = await self.exchange.receive_part()
         if not part:
             raise StopAsyncIteration
         return part

@@ -25,7 +25,7 @@ from trioserve.connection.stack import stack_of
 from trioserve.connection.timers import Timers
 from trioserve.connection.transport import HungUp, Interrupted, Transport
 from trioserve.core.application import Endpoint, Rules
-from trioserve.core.errors import DropConnection, HTTPError, RequestError, error_body
+from trioserve.core.errors import DropConnection, HTTPError, RequestError, error_content
 from trioserve.core.lifecycle import CLIENT_SLOW, Cause, ClientRules, End, Phase
 from trioserve.core.messages import BodyPart, Field, RequestHead
 from trioserve.core.status import DEFAULT
@@ -34,8 +34,6 @@ from trioserve.failures import is_failure, sole, without_cancellations
 UNREAD_AFTER = 0.25
 """Seconds for which bytes may lie unread while a handler runs, before they are taken in to let a FIN behind them
 arrive: a handler that is going to read its body has begun by then."""
-
-TEXT: tuple[Field, ...] = ((b"content-type", b"text/plain; charset=utf-8"),)
 
 
 class Connection:
@@ -145,7 +143,7 @@ class Connection:
 
     async def _answer_error(self, exchange: ServedExchange, error: HTTPError) -> None:
         if isinstance(error, RequestError):
-            self._closing = True  # behind a request that we do not understand, nothing is understood
+            self.close_after_exchange()
         if exchange.response is not None:
             # Too late to say so. A client's mistake is no handler's failure to be logged; the record tells of it.
             if isinstance(error, RequestError):
@@ -154,17 +152,18 @@ class Connection:
             else:
                 await self._handler_failed(exchange, error)
             return
-        await exchange.respond(error.status, TEXT, error_body(error.status, error.detail))
+        fields, body = _error_answer(exchange, error.status, error.detail)
+        fields += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items()]
+        await exchange.respond(error.status, fields, body)
 
     async def _handler_failed(self, exchange: ServedExchange, error: BaseException) -> None:
-        exchange.exception = error
+        exchange.report_failure(error)
         if self.departure.end is not None:
             return  # it failed while it was being stopped, or ran on without a client: the record tells
-        self.context.reporter.handler_failed(exchange.head, exchange.route, error)
         if exchange.response is not None:
             self.departure.give_up(Cause.HANDLER_FAILED)
             return
-        await exchange.respond(500, TEXT, error_body(500, "the server failed to answer this request"))
+        await exchange.respond(500, *_error_answer(exchange, 500, _WHY[Cause.HANDLER_FAILED]))
 
     async def _refuse(self, error: RequestError) -> None:
         """Answer bytes that are not a request that we serve."""
@@ -186,6 +185,10 @@ class Connection:
             pass  # its answer is out already; the engine is not reusable any more
 
     # While an exchange is under way
+
+    def close_after_exchange(self) -> None:
+        """The current exchange is the last: behind a request that we do not serve, nothing is understood."""
+        self._closing = True
 
     def must_close_after(self, exchange: ServedExchange) -> bool:
         """True if the response must announce the connection's end."""
@@ -317,7 +320,7 @@ class Connection:
     def _answer_if_owed(self, exchange: ServedExchange, end: End) -> None:
         if exchange.completed_at is None and self.departure.owes_answer:
             status = _default_status(end)
-            exchange.answer_now(status, TEXT, error_body(status, _WHY[end.cause]))
+            exchange.answer_now(status, *_error_answer(exchange, status, _WHY[end.cause]))
 
     async def _linger(self) -> None:
         """Let the client read our answer before the close.
@@ -364,6 +367,13 @@ class Connection:
             self.context.reporter.status_policy_failed(error)
             status = None
         return _default_status(end) if status is None else status
+
+
+def _error_answer(exchange: ServedExchange, status: int, detail: str) -> tuple[list[Field], bytes]:
+    """Fields and content of an error answer, in the form that the client likes."""
+    accept = exchange.head.headers.get_all("accept") if exchange.has_head else ()
+    content_type, body = error_content(status, detail, accept)
+    return [(b"content-type", content_type.encode("ascii"))], body
 
 
 def _default_status(end: End) -> int:

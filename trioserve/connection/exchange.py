@@ -123,12 +123,15 @@ class ServedExchange:
             self.send_continue()
         try:
             event = await self._connection.reader.body_event()
+            if not isinstance(event, BodyPart):
+                return b""
+            self._count(event.data)
+        except RequestError:
+            self.close_connection()  # whoever answers it
+            raise
         finally:
             # Also if the handler has cancelled its wait: bytes may lie unread from now on.
             self._connection.look_for_unread_bytes_later()
-        if not isinstance(event, BodyPart):
-            return b""
-        self._count(event.data)
         return event.data
 
     def _count(self, data: bytes) -> None:
@@ -259,10 +262,22 @@ class ServedExchange:
         self.completed_at = trio.current_time()
         self._connection.exchange_completed(self)
 
+    @property
+    def completed(self) -> bool:
+        return self.completed_at is not None
+
     # How the handler ended
 
     def handler_returned(self) -> None:
         self._handler_returned = True
+
+    def close_connection(self) -> None:
+        self._connection.close_after_exchange()
+
+    def report_failure(self, error: BaseException) -> None:
+        self.exception = error
+        if self._connection.departure.end is None:
+            self._connection.context.reporter.handler_failed(self.head, self.route, error)
 
     # What the records tell
 

@@ -8,8 +8,9 @@ app layer and ASGI are two implementations of `Application`; the connection is t
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from trioserve.core.lifecycle import CANCEL, DisconnectPolicy, HalfClose
 from trioserve.core.messages import Field, RequestHead
@@ -62,6 +63,19 @@ class Exchange(Protocol):
         Cancellation: the wait for a thread is cancelled; once the function runs it is waited for, and learns of its
         cancellation from `trio.from_thread.check_cancelled()`.
         """
+        ...
+
+    def report_failure(self, error: BaseException) -> None:
+        """Log that the handler raised `error`. For one who answers it himself; else it is done where it comes out."""
+        ...
+
+    def close_connection(self) -> None:
+        """Let this exchange be the connection's last; its response announces it."""
+        ...
+
+    @property
+    def completed(self) -> bool:
+        """True once the response was handed whole to the transport."""
         ...
 
     def content_allowed(self, status: int) -> bool:
@@ -133,8 +147,31 @@ class Endpoint(Protocol):
         ...
 
 
+class Background(Protocol):
+    """Where an application starts work that outlives the exchange; the server's."""
+
+    def start_soon(self, function: Callable[..., Any], *args: Any) -> None:
+        """Run `function(*args)` beside all exchanges: an async one as a task, a plain one in a worker thread.
+
+        One that raises is logged and disturbs nobody. When the server stops, it is waited for until
+        `Deadlines.background`, and then cancelled.
+
+        Raises:
+            RuntimeError: the server has stopped.
+        """
+        ...
+
+
 class Application(Protocol):
     """What a server serves."""
+
+    def running(self, background: Background) -> AbstractAsyncContextManager[None]:
+        """Entered before the first connection is accepted, left when the last has ended and no background work runs.
+
+        Cancellation: while it is entered and while it is left, as usual; in between it is shielded, so that what it
+        holds is there as long as a handler may use it.
+        """
+        ...
 
     @property
     def rules(self) -> Rules:

@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
 
@@ -20,14 +22,17 @@ class TrioserveError(Exception):
 class HTTPError(TrioserveError):
     """Raise it in a handler to answer with `status`; `detail` is the text that the client reads.
 
+    `headers` go with the answer, such as {"retry-after": "120"}.
+
     Raises:
         ValueError: `status` is not an error status code (400-599).
     """
 
-    def __init__(self, status: int, detail: str | None = None) -> None:
+    def __init__(self, status: int, detail: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
         if not 400 <= status <= 599:
             raise ValueError(f"HTTPError takes a status code from 400 to 599, not {status}")
         self.status = status
+        self.headers = dict(headers or {})
         self.detail = detail or phrase(status)
         super().__init__(f"{status} {self.detail}".rstrip())
 
@@ -60,8 +65,26 @@ def phrase(status: int) -> str:
         return ""
 
 
-def error_body(status: int, detail: str) -> bytes:
-    """The body of an error answer for people: plain text, UTF-8, the code with its phrase and what was wrong."""
+def error_content(status: int, detail: str, accept: Sequence[str]) -> tuple[str, bytes]:
+    """The content of an error answer: (its type, its bytes).
+
+    Problem details (RFC 9457) for a client whose Accept fields `accept` name JSON; else plain text for people, with
+    the code, its phrase, and what was wrong.
+    """
     title = f"{status} {phrase(status)}".rstrip()
+    if _accepts_problem(accept):
+        problem = {"title": phrase(status), "status": status, "detail": detail}
+        return "application/problem+json", json.dumps(problem).encode("ascii")
     # A handler may quote the client in `detail`: characters that UTF-8 cannot carry must not spoil the answer.
-    return f"{title}\n{detail}\n".encode(errors="replace")
+    return "text/plain; charset=utf-8", f"{title}\n{detail}\n".encode(errors="replace")
+
+
+def _accepts_problem(accept: Sequence[str]) -> bool:
+    """True if JSON is asked for by its name: a client that takes anything is a person more often than a program."""
+    for media_range in ",".join(accept).split(","):
+        name, *parameters = (part.strip().lower() for part in media_range.split(";"))
+        if name in {"application/problem+json", "application/json"}:
+            return not any(
+                parameter.replace(" ", "") in {"q=0", "q=0.0", "q=0.00", "q=0.000"} for parameter in parameters
+            )
+    return False

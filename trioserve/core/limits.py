@@ -76,6 +76,8 @@ class Deadlines:
     hook: float = 5.0
     # From the order to stop until exchanges still running are cancelled. Below the 30 s after which Kubernetes kills.
     drain: float = 25.0
+    # Background work that still runs when the last exchange has ended. With drain below Kubernetes' 30 s.
+    background: float = 4.0
     # After an error answer the rest of the request is read and thrown away so long, lest a RST destroy the answer.
     linger: float = 2.0
     # A peer that has gone without FIN or RST is given up by then (TCP keepalive and TCP_USER_TIMEOUT). The kernel also

@@ -93,6 +93,10 @@ class Reporter:
     def handler_failed(self, head: RequestHead | None, route: str | None, error: BaseException) -> None:
         self._log.error("handler of %s raised %s: %s", _what(head, route), type(error).__name__, error, exc_info=error)
 
+    def background_failed(self, name: str, error: BaseException) -> None:
+        """Background work raised."""
+        self._log.error("background work %s raised %s: %s", name, type(error).__name__, error, exc_info=error)
+
     def unwind_overdue(self, head: RequestHead | None, route: str | None, seconds: float, stack: str) -> None:
         self._log.warning(
             "handler of %s was cancelled %g s ago (Deadlines.unwind) and has not ended; it is waiting here:\n%s",

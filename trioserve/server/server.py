@@ -35,6 +35,7 @@ from trioserve.failures import is_failure, sole
 from trioserve.observe.access_log import AccessLog
 from trioserve.observe.observer import Observer
 from trioserve.observe.reporter import ERROR_LOGGER, Reporter
+from trioserve.server.background import BackgroundWork
 from trioserve.server.config import Address, Config, HangupNews
 from trioserve.server.listeners import address_of, close_listener, open_listeners, set_options
 
@@ -96,10 +97,11 @@ class Server:
         self._timers = current_timers()
         observers: tuple[Observer, ...] = (AccessLog(), *config.observers) if config.access_log else config.observers
         limits = config.limits
+        self._reporter = Reporter(observers, app.hooks, config.deadlines.hook)
         self._context = Context(
             application=app,
             new_engine=lambda: H11Engine(limits),
-            reporter=Reporter(observers, app.hooks, config.deadlines.hook),
+            reporter=self._reporter,
             limits=limits,
             deadlines=config.deadlines,
             half_close=config.half_close,
@@ -128,11 +130,19 @@ class Server:
                 self.stop()
 
     async def _hold_connections(self, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
-        # The shield has no deadline, since an unwind is never cut; all else that a connection awaits has one.
-        with trio.CancelScope(shield=True):
-            async with trio.open_nursery() as connections:
-                task_status.started(connections)
-                await self._over.wait()
+        """Hold what the application holds, in it background work, and in that the connections."""
+        # The shield has no deadline, since an unwind is never cut; all else that a connection awaits has one. It is up
+        # while connections live, so that what the application holds is there for handlers that clean up.
+        with trio.CancelScope() as held:
+            async with trio.open_nursery() as nursery:
+                background = BackgroundWork(nursery, self._reporter.background_failed, self._context.threads)
+                async with self._context.application.running(background):
+                    held.shield = True
+                    async with trio.open_nursery() as connections:
+                        task_status.started(connections)
+                        await self._over.wait()
+                    held.shield = False
+                    await background.drain(self._config.deadlines.background)
 
     async def accept(self, listener: socket.socket) -> None:
         """Accept connections and start them, until cancelled."""

@@ -1,0 +1,188 @@
+"""Route: a handler with all that is wrapped around it, and `Call`, the endpoint of one request to it.
+
+From the outside in: unexpected errors are answered; middleware; expected errors are answered; dependencies; the
+handler. Then the response is sent, outside of the middleware, which has seen it.
+
+Dependencies are left right behind the handler, before its response is sent: a transaction that cannot be committed is
+still a 500, and what the client was told is true. They see what the handler raised, cancellation included. Only for a
+response that is written while it is sent (a stream, events) they stay open until it is written.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Protocol
+
+from trioserve.app.errors import ErrorHandlers
+from trioserve.app.handlers import Dependency, Plan, invoke, response_of
+from trioserve.app.request import Request, Urls
+from trioserve.app.response import Response
+from trioserve.app.router import Middleware, Next, Registration
+from trioserve.app.routing import Pattern
+from trioserve.core.application import Background, Exchange, Rules
+from trioserve.core.callables import name_of
+from trioserve.core.errors import ResponseError
+from trioserve.failures import is_failure, sole
+
+
+class Running:
+    """What an app has while it is served: the values of its lifespans, and where background work is started."""
+
+    def __init__(self, background: Background) -> None:
+        self.background = background
+        self.values: dict[Dependency, Any] = {}
+
+
+class Host(Urls, Protocol):
+    """The app, as a route and a call know it."""
+
+    def current(self) -> Running:
+        """What the app has now.
+
+        Raises:
+            RuntimeError: it is not being served.
+        """
+        ...
+
+
+class Around:
+    """What an app has wrapped around its handlers."""
+
+    def __init__(self, errors: ErrorHandlers) -> None:
+        self._errors = errors
+
+    def wrapped(self, handler: Next, middleware: Sequence[Middleware]) -> Next:
+        """`handler` with everything around it."""
+        call = self._expecting(handler)
+        if middleware:
+            for function in reversed(middleware):
+                call = _followed(function, call)
+            call = self._expecting(call)  # middleware may raise an HTTPError too
+        return self._never_failing(call)
+
+    def _expecting(self, call: Next) -> Next:
+        async def run(request: Request) -> Response:
+            try:
+                return await call(request)
+            except BaseException as error:
+                answer = self._errors.expected(sole(error)) if is_failure(error) else None
+                if answer is None:
+                    raise
+                return await answer(request, sole(error))
+
+        return run
+
+    def _never_failing(self, call: Next) -> Next:
+        async def run(request: Request) -> Response:
+            try:
+                return await call(request)
+            except BaseException as error:
+                answer = self._errors.unexpected(sole(error)) if is_failure(error) else None
+                if answer is None:
+                    raise  # logged and answered by the connection, if it is to be answered
+                request.exchange.report_failure(sole(error))
+                return await answer(request, sole(error))
+
+        return run
+
+
+def _followed(function: Middleware, call: Next) -> Next:
+    async def run(request: Request) -> Response:
+        response = await function(request, call)
+        if not isinstance(response, Response):
+            raise ResponseError(
+                f"middleware {name_of(function)} returned {type(response).__name__}, which is no Response; return what "
+                "`await call_next(request)` gave, or a Response of its own"
+            )
+        return response
+
+    return run
+
+
+class Route:
+    """A handler with its pattern and rules."""
+
+    def __init__(self, registration: Registration, pattern: Pattern, plan: Plan, around: Around, host: Host) -> None:
+        self.registration = registration
+        self.pattern = pattern
+        self.rules = registration.policies.rules()
+        self._handler = registration.handler
+        self._plan = plan
+        self._needs = plan.needs
+        self._around = around
+        self._host = host
+
+    def __str__(self) -> str:
+        return str(self.registration)
+
+    @functools.cached_property
+    def run(self) -> Next:
+        """The handler with everything around it. Made at the first request: middleware may come after the route."""
+        middleware = [function for functions in self.registration.middleware for function in functions]
+        return self._around.wrapped(self._with_dependencies if self._needs else self._handle, middleware)
+
+    async def _handle(self, request: Request) -> Response:
+        return await self._called(request, self._arguments(self._plan, request, {}))
+
+    async def _with_dependencies(self, request: Request) -> Response:
+        response: Response | None = None
+        async with AsyncExitStack() as stack:
+            request.exchange.handler_starts()
+            values = dict(self._host.current().values)
+            for need in self._needs:
+                if not need.lasts:
+                    manager = need.open(**self._arguments(need.plan, request, values))
+                    values[need] = await stack.enter_async_context(manager)
+            response = await self._called(request, self._arguments(self._plan, request, values))
+            if response.streamed:
+                request.resources.push_async_exit(stack.pop_all())
+        if response is None:
+            raise ResponseError(f"a dependency of {self} swallowed the exception of its handler; let it pass")
+        return response
+
+    @staticmethod
+    def _arguments(plan: Plan, request: Request, values: Mapping[Dependency, Any]) -> dict[str, Any]:
+        arguments = {name: request.path_params[name] for name in plan.path}
+        if plan.subject is not None:
+            arguments[plan.subject] = request
+        for name, need in plan.provided:
+            arguments[name] = values[need]
+        return arguments
+
+    async def _called(self, request: Request, arguments: dict[str, Any]) -> Response:
+        response = response_of(self._handler, await invoke(self._handler, arguments, request.exchange))
+        if response.streamed:
+            # If it is never sent, because middleware has another answer, what it holds is freed all the same.
+            request.resources.push_async_callback(response.aclose)
+        return response
+
+
+class Call:
+    """The endpoint of one request.
+
+    `name` is the route's pattern; None where no route was found.
+    """
+
+    __slots__ = ("_host", "_path_params", "_run", "name", "rules")
+
+    def __init__(self, name: str | None, rules: Rules, run: Next, path_params: dict[str, Any], *, host: Host) -> None:
+        self.name = name
+        self.rules = rules
+        self._run = run
+        self._path_params = path_params
+        self._host = host
+
+    async def __call__(self, exchange: Exchange) -> None:
+        request = Request(exchange, self._path_params, self._host)
+        try:
+            response = await self._run(request)
+            await response.send_to(exchange)
+        finally:
+            if request.holds_resources:
+                await request.resources.__aexit__(*sys.exc_info())
+        if request.later and exchange.completed:
+            for function, args in request.later:
+                self._host.current().background.start_soon(function, *args)
