@@ -25,6 +25,7 @@ PUBLIC = [
     "DisconnectPolicy",
     "DropConnection",
     "FINISH",
+    "Form",
     "Grace",
     "HTTPError",
     "HalfClose",
@@ -49,6 +50,7 @@ PUBLIC = [
     "TcpAddress",
     "TrioserveError",
     "UnixAddress",
+    "UploadedFile",
     "serve",
 ]
 

@@ -1,12 +1,14 @@
 """trioserve: when the client goes away, the work stops at once, leaves no mess, and somebody is told the truth."""
 
 from trioserve.app.application import App
+from trioserve.app.forms import Form
 from trioserve.app.headers import MutableHeaders
 from trioserve.app.multidict import MultiDict
 from trioserve.app.request import Request
 from trioserve.app.response import Response, Send
 from trioserve.app.router import Middleware, Next, PolicyOptions, RouteOptions, Router
 from trioserve.app.routing import Converter
+from trioserve.app.uploads import UploadedFile
 from trioserve.core.errors import (
     ClientGone,
     ConfigError,
@@ -43,6 +45,7 @@ __all__ = [
     "Deadlines",
     "DisconnectPolicy",
     "DropConnection",
+    "Form",
     "Grace",
     "HTTPError",
     "HalfClose",
@@ -62,5 +65,6 @@ __all__ = [
     "TcpAddress",
     "TrioserveError",
     "UnixAddress",
+    "UploadedFile",
     "serve",
 ]

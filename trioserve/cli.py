@@ -121,6 +121,8 @@ HELP = {
         "head": "Bytes in a request head; beyond it 431.",
         "fields": "Field lines in a request head; beyond it 431.",
         "body": "Bytes in a request body; beyond it 413.",
+        "form_parts": "Fields in one form; beyond it 413.",
+        "form_memory": "Bytes of a form's text, beyond it 413; and of its files, beyond it on disk.",
         "unread_body": "Bytes of a body left unread that are thrown away to keep the connection.",
         "spool": "Unread bytes of one client held in memory to see a FIN behind them.",
         "spool_total": "The same for all clients together.",

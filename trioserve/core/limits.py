@@ -29,6 +29,11 @@ class Limits:
     fields: float = 100
     # The content of one request; beyond it 413. nginx's default. Raise it for the routes that take uploads.
     body: float = 1_048_576
+    # Fields of one form, files among them; beyond it 413. Django's default; a table of 100 rows by 10 columns.
+    form_parts: float = 1000
+    # Bytes of one form's text; beyond it 413. And so many bytes of its files stay in memory; beyond it they go to disk.
+    # As large as `body`: only a route that takes larger uploads ever writes to disk.
+    form_memory: float = 1_048_576
     # An unread request body is read and thrown away up to this size, to keep the connection; a longer one closes
     # it. Go's default: beyond it a new connection is cheaper than the bytes.
     unread_body: float = 262_144
