@@ -9,6 +9,7 @@ import trio
 
 from trioserve.core.engine import NO_CONTENT
 from trioserve.core.errors import ResponseError
+from trioserve.core.limits import Limits
 from trioserve.core.messages import Field, RequestHead
 
 
@@ -18,6 +19,7 @@ class FakeExchange:
     """
 
     max_body = float("inf")
+    limits = Limits()
 
     def __init__(
         self,

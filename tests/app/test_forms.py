@@ -146,6 +146,7 @@ def test_rfc9110_15_5_16_what_is_no_form_is_a_415_that_says_what_is(content_type
     with pytest.raises(HTTPError, match=r"a form is sent as application/x-www-form-urlencoded or multi") as caught:
         FormType.of(content_type)
     assert caught.value.status == 415
+    assert caught.value.headers == {"accept": "application/x-www-form-urlencoded, multipart/form-data"}
 
 
 @pytest.mark.parametrize("kind", [URLENCODED, MULTIPART])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trioserve.app.parameters import is_utf8, parse_parameters
+from trioserve.app.parameters import charset_of, is_utf8, parse_parameters
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,21 @@ def test_what_is_sent_is_read(text, value, parameters):
 )
 def test_what_is_malformed_is_told_apart(text):
     assert parse_parameters(text) is None
+
+
+@pytest.mark.parametrize(
+    ("content_type", "charset"),
+    [
+        (None, None),
+        ("a/b", None),
+        ("a/b; c=d", None),
+        ("a/b; Charset=X", "X"),
+        ('a/b; c=d; charset="x"', "x"),
+        ("a;b", None),
+    ],
+)
+def test_a_content_type_may_declare_a_charset(content_type, charset):
+    assert charset_of(content_type) == charset
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "UTF-8", "utf8", "us-ascii", "ASCII"])

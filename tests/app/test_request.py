@@ -137,3 +137,72 @@ async def test_what_is_no_json_is_a_400(body):
         await request(body).json()
     assert caught.value.status == 400
     assert not isinstance(caught.value, RequestError), "HTTP itself was right: the connection may go on"
+
+
+async def test_rfc8259_8_1_json_is_utf8_with_or_without_a_byte_order_mark():
+    assert await request(b'\xef\xbb\xbf["\xc3\xa9"]').json() == ["é"]
+    with pytest.raises(HTTPError, match="not JSON") as caught:
+        await request('["é"]'.encode("utf-16")).json()
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "content_type", [b"application/json; charset=UTF-8", b"text/plain", b"application/json;;", b"x;y"]
+)
+async def test_json_is_read_whatever_its_type_says_but_for_another_charset(content_type):
+    assert await request(b"[1]", fields=[(b"content-type", content_type)]).json() == [1]
+
+
+async def test_json_that_declares_another_charset_is_a_400():
+    with pytest.raises(HTTPError, match="in the charset 'iso-8859-1'; send JSON in UTF-8") as caught:
+        await request(b"[1]", fields=[(b"content-type", b"application/json; charset=iso-8859-1")]).json()
+    assert caught.value.status == 400
+
+
+# Forms; what they are like is tested in test_forms.py
+
+
+def form_request(*parts: bytes | Exception, content_type: bytes = b"application/x-www-form-urlencoded") -> Request:
+    return request(*parts, fields=[(b"content-type", content_type)])
+
+
+async def test_a_form_is_what_the_body_says_and_may_be_asked_for_again():
+    made = form_request(b"a=1&", b"b=2")
+    form = await made.form()
+    assert list(form) == [("a", "1"), ("b", "2")]
+    assert await made.form() is form
+    await made.resources.aclose()
+
+
+async def test_after_the_body_a_form_is_read_from_what_was_kept():
+    for asked in (Request.body, Request.json):
+        made = form_request(b"1", b"2")
+        await asked(made)
+        assert list(await made.form()) == [("12", "")]
+        assert await made.body() == b"12"
+        await made.resources.aclose()
+
+
+async def test_after_a_form_the_body_cannot_be_read():
+    made = form_request(b"a=1")
+    await made.form()
+    with pytest.raises(ResponseError, match="read already"):
+        await made.body()
+    await made.resources.aclose()
+
+
+async def test_what_is_no_form_is_a_415_and_the_body_can_still_be_read():
+    made = form_request(b"{}", content_type=b"application/json")
+    with pytest.raises(HTTPError) as caught:
+        await made.form()
+    assert caught.value.status == 415
+    assert await made.json() == {}
+    assert not made.holds_resources
+
+
+@pytest.mark.parametrize("error", [RequestError(413), ClientGone()])
+async def test_what_ends_a_form_early_is_raised(error):
+    made = form_request(b"a=1", error)
+    with pytest.raises(type(error)):
+        await made.form()
+    await made.resources.aclose()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
-from trioserve.app.parameters import is_utf8, parse_parameters
+from trioserve.app.parameters import charset_of, is_utf8, parse_parameters
 from trioserve.app.uploads import Content, Storage, UploadedFile
 from trioserve.core.errors import ConfigError, HTTPError
 from trioserve.core.limits import Limits
@@ -269,8 +269,7 @@ def _part_of(head: list[Field], number: int) -> _Part:
         )
     if filename is not None:
         return _Part(name, _raw(filename))
-    content_type = parse_parameters(fields.get(b"content-type", b"").decode("latin-1"))
-    check_charset(content_type[1].get("charset") if content_type else None, f"the field {name!r}")
+    check_charset(charset_of(fields.get(b"content-type", b"").decode("latin-1")), f"the field {name!r}")
     return _Part(name, None)
 
 

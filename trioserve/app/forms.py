@@ -200,4 +200,6 @@ class FormReader:
 
 
 def _not_a_form(why: str) -> HTTPError:
-    return HTTPError(415, f"{why}; a form is sent as {URLENCODED} or {MULTIPART}")
+    return HTTPError(
+        415, f"{why}; a form is sent as {URLENCODED} or {MULTIPART}", headers={"accept": f"{URLENCODED}, {MULTIPART}"}
+    )

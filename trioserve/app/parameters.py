@@ -51,6 +51,14 @@ def parse_parameters(text: str) -> tuple[str, dict[str, str]] | None:
     return value.strip(" \t").lower(), parameters
 
 
+def charset_of(content_type: str | None) -> str | None:
+    """The charset that a Content-Type declares; None if it declares none, or is malformed."""
+    if content_type is None or ";" not in content_type:
+        return None
+    parsed = parse_parameters(content_type)
+    return None if parsed is None else parsed[1].get("charset")
+
+
 def is_utf8(charset: str) -> bool:
     """True if text in `charset` can be read as UTF-8. ASCII can."""
     return charset.lower() in {"utf-8", "utf8", "us-ascii", "ascii"}

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote
 
+from trioserve.app.forms import Form, FormReader, FormType
 from trioserve.app.multidict import MultiDict
+from trioserve.app.parameters import charset_of, is_utf8
 from trioserve.core.application import Exchange
 from trioserve.core.errors import HTTPError, ResponseError
 from trioserve.core.messages import Headers
@@ -36,6 +38,7 @@ class Request:
     _body: bytes | None = None  # the whole body once `body` has read it
     _parts: _Collected | None = None  # what of it `body` has read so far; None before `body` is called
     _streamed = False
+    _form: FormReader | None = None
     _query: MultiDict[str] | None = None
     _state: SimpleNamespace | None = None
     _resources: AsyncExitStack | None = None
@@ -146,17 +149,41 @@ class Request:
         return self._body
 
     async def json(self) -> Any:
-        """The body as JSON.
+        """The body as JSON. It is UTF-8 (RFC 8259 §8.1), whatever its Content-Type is.
 
         Raises:
-            HTTPError: it is not (400).
+            HTTPError: it is not, or the Content-Type declares another charset (400).
             RequestError, ClientGone: as for `body`.
         """
+        charset = charset_of(self.headers.get("content-type"))
+        if charset is not None and not is_utf8(charset):
+            raise HTTPError(400, f"the request body is sent in the charset {charset!r}; send JSON in UTF-8")
         body = await self.body()
         try:
-            return json.loads(body, parse_constant=_no_constant)
+            return json.loads(body.decode("utf-8-sig"), parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
             raise HTTPError(400, f"the request body is not JSON: {error}") from None
+
+    async def form(self) -> Form:
+        """The body as a form: urlencoded, or multipart with the extra `forms` (python-multipart). May be called again.
+
+        It is read as it arrives. Text is held in memory, up to `Limits.form_memory`; of files as much again, and what
+        is beyond it on disk. Files can be read until the exchange ends; then they are gone, however it ended. For
+        large uploads raise the route's `max_body`. After `body` it is read from what that returned.
+
+        Raises:
+            HTTPError: it is no form (415), malformed or not in UTF-8 (400), or has more fields than `Limits.form_parts`
+                or more text than `Limits.form_memory` (413).
+            ConfigError: the form is multipart, and python-multipart is not installed.
+            ResponseError: the body was read before, as a stream.
+            OSError: a file cannot be written to disk.
+            RequestError, ClientGone: as for `body`.
+        """
+        if self._form is None:
+            form_type = FormType.of(self.headers.get("content-type"))
+            parts = self.stream() if self._parts is None else _Kept(await self.body())
+            self._form = FormReader(form_type, parts, self.exchange.limits, self.resources)
+        return await self._form.read()
 
     def stream(self) -> BodyStream:
         """The body, part by part as it arrives: `async for part in request.stream()`. Can be read once.
@@ -204,6 +231,23 @@ class _Collected:
         async for part in self._stream:
             self._parts.append(part)
         return b"".join(self._parts)
+
+
+class _Kept:
+    """A body that was read whole, as its only part."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, body: bytes) -> None:
+        self._parts = [body]
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._parts:
+            raise StopAsyncIteration
+        return self._parts.pop()
 
 
 def _no_constant(name: str) -> None:

@@ -19,6 +19,7 @@ from trioserve.core.application import Endpoint, T
 from trioserve.core.engine import NO_CONTENT
 from trioserve.core.errors import ClientGone, RequestError, ResponseError
 from trioserve.core.lifecycle import End, Phase, outcome_of, phase_of
+from trioserve.core.limits import Limits
 from trioserve.core.messages import BodyPart, Field, RequestHead, ResponseHead, Wire
 from trioserve.core.records import Abandoned, ClientAddress, Completed
 
@@ -84,7 +85,11 @@ class ServedExchange:
     @property
     def max_body(self) -> float:
         limit = self.endpoint.rules.max_body if self.endpoint is not None else None
-        return self._connection.context.limits.body if limit is None else limit
+        return self.limits.body if limit is None else limit
+
+    @property
+    def limits(self) -> Limits:
+        return self._connection.context.limits
 
     def content_allowed(self, status: int) -> bool:
         return self._connection.engine.content_allowed(status)

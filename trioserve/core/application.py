@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from trioserve.core.lifecycle import CANCEL, DisconnectPolicy, HalfClose
+from trioserve.core.limits import Limits
 from trioserve.core.messages import Field, RequestHead
 from trioserve.core.records import Abandoned, ClientAddress
 from trioserve.core.status import DEFAULT, StatusPolicy
@@ -50,6 +51,11 @@ class Exchange(Protocol):
     @property
     def max_body(self) -> float:
         """How many bytes of content this request may have, by its route's rules."""
+        ...
+
+    @property
+    def limits(self) -> Limits:
+        """Those of the server. For the request's content there is `max_body`."""
         ...
 
     def handler_starts(self) -> None:
