@@ -126,6 +126,8 @@ HELP = {
         "unread_body": "Bytes of a body left unread that are thrown away to keep the connection.",
         "spool": "Unread bytes of one client held in memory to see a FIN behind them.",
         "spool_total": "The same for all clients together.",
+        "websocket_message": "Bytes in a message of a WebSocket; beyond it Close 1009.",
+        "websocket_queue": "Messages of a WebSocket that are read before the handler asks for them.",
         "threads": "Worker threads for plain def handlers.",
         "backlog": "Connections that wait to be accepted.",
     },

@@ -944,3 +944,55 @@ def test_rfc9112_9_6_what_stands_behind_a_request_that_closes_is_not_told():
     answer(engine)
     with pytest.raises(RequestError):
         engine.next_event()
+
+
+# Switching protocols (RFC 9110 §7.8)
+
+UPGRADE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
+
+
+def asked(data: bytes) -> H11Engine:
+    """An engine that was fed a request and has given out its events."""
+    engine = H11Engine(Limits())
+    engine.receive_data(data)
+    while engine.next_event() is not NEED_DATA:
+        pass
+    return engine
+
+
+def test_a_switch_is_a_101_with_the_fields_given_and_what_follows_the_request_is_kept():
+    engine = asked(UPGRADE + b"raw \x00 bytes")
+    assert engine.request_complete
+    assert engine.switch_protocols([(b"upgrade", b"x")]) == b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n"
+    assert engine.unparsed_bytes == b"raw \x00 bytes"
+    assert not engine.reusable
+    assert not engine.keeps_alive
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        UPGRADE.replace(b"Upgrade: x\r\n", b""),
+        UPGRADE.replace(b"/1.1", b"/1.0"),
+        UPGRADE.replace(b"\r\n\r\n", b"\r\nContent-Length: 3\r\n\r\nab"),
+    ],
+    ids=["not asked", "HTTP/1.0", "request incomplete"],
+)
+def test_a_switch_that_cannot_be_is_refused_and_another_response_can_be_sent(request_):
+    engine = asked(request_)
+    with pytest.raises(ResponseError, match="101"):
+        engine.switch_protocols([(b"upgrade", b"x")])
+    assert engine.respond(ResponseHead(500, ()), b"").prefix.startswith(b"HTTP/1.1 500 ")
+
+
+def test_a_switch_with_malformed_fields_is_refused_and_another_response_can_be_sent():
+    engine = asked(UPGRADE)
+    with pytest.raises(ResponseError):
+        engine.switch_protocols([(b"up grade", b"x")])
+    assert engine.respond(ResponseHead(500, ()), b"").prefix.startswith(b"HTTP/1.1 500 ")
+
+
+def test_a_request_for_a_switch_may_be_answered_like_any_other():
+    engine = asked(UPGRADE)
+    engine.respond(ResponseHead(200, [(b"content-length", b"0")]), b"")
+    assert engine.reusable

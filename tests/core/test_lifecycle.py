@@ -27,6 +27,7 @@ from trioserve.core.lifecycle import (
     Outcome,
     Phase,
     Verdict,
+    half_close_after_switching,
     outcome_of,
     phase_of,
 )
@@ -134,7 +135,7 @@ def test_giving_up_cancels_under_every_policy(phase, cause):
 def test_a_head_without_news_of_the_peer_decides_nothing(half_close):
     lifecycle = Lifecycle()
     for phase in (Phase.BODY, Phase.QUEUED):
-        assert lifecycle.head_complete(phase, 7.0, ClientRules(half_close, CANCEL, "1.1")) is NOTHING
+        assert lifecycle.reader_rests(phase, 7.0, ClientRules(half_close, CANCEL, "1.1")) is NOTHING
     assert lifecycle.ended is None
 
 
@@ -148,7 +149,7 @@ def test_a_fin_that_was_left_to_the_reader_is_judged_when_the_head_is_complete(h
     for disconnect, version in itertools.product(POLICIES, VERSIONS):
         lifecycle, rules = Lifecycle(), ClientRules(half_close, disconnect, version)
         assert lifecycle.peer_hung_up(Cause.FIN, heard_in, 6.0, rules) is NOTHING
-        verdict = lifecycle.head_complete(phase, 7.0, rules)
+        verdict = lifecycle.reader_rests(phase, 7.0, rules)
         assert verdict is fin_verdict(phase, rules)
         assert lifecycle.ended == (End(Cause.FIN, phase, 7.0) if ends(verdict) else None)
 
@@ -159,7 +160,7 @@ def test_a_fin_that_a_route_did_not_mind_is_judged_anew_by_the_rules_of_the_next
     for disconnect, version in itertools.product(POLICIES, VERSIONS):
         lifecycle, rules = Lifecycle(), ClientRules(half_close, disconnect, version)
         assert not ends(lifecycle.peer_hung_up(Cause.FIN, Phase.HANDLER, 6.0, ClientRules(first, CANCEL, "1.1")))
-        verdict = lifecycle.head_complete(Phase.QUEUED, 7.0, rules)
+        verdict = lifecycle.reader_rests(Phase.QUEUED, 7.0, rules)
         assert verdict is fin_verdict(Phase.QUEUED, rules)
         assert lifecycle.ended == (End(Cause.FIN, Phase.QUEUED, 7.0) if ends(verdict) else None)
 
@@ -212,7 +213,7 @@ def test_news_of_the_client_after_the_end_is_none(ended, phase):
     for half_close, disconnect in itertools.product(HalfClose, POLICIES):
         rules = ClientRules(half_close, disconnect, "1.1")
         assert [lifecycle.peer_hung_up(cause, phase, 2.0, rules) for cause in LEFT] == [NOTHING] * 4
-        assert lifecycle.head_complete(phase, 2.0, rules) is NOTHING
+        assert lifecycle.reader_rests(phase, 2.0, rules) is NOTHING
         assert lifecycle.input_ended(phase, 2.0, rules) is NOTHING
         assert lifecycle.ended == end
 
@@ -227,6 +228,21 @@ def test_giving_up_after_the_end_stops_a_handler_that_ran_on_and_changes_no_stor
     end = lifecycle.ended
     assert lifecycle.gave_up(cause, phase, 2.0) is verdict
     assert lifecycle.ended == end
+
+
+@pytest.mark.parametrize(
+    ("reader_waits", "client_is_done", "judged"),
+    [
+        (False, False, HalfClose.ABORT),
+        (True, False, HalfClose.FINISH),
+        (False, True, HalfClose.FINISH),
+        (True, True, HalfClose.FINISH),
+    ],
+)
+def test_after_a_switch_of_protocols_a_fin_is_departure_unless_the_reader_meets_it_or_all_was_said(
+    reader_waits, client_is_done, judged
+):
+    assert half_close_after_switching(reader_waits=reader_waits, client_is_done=client_is_done) is judged
 
 
 # Any order of events, over several exchanges of one connection
@@ -281,7 +297,7 @@ class Connection(RuleBasedStateMachine):
     def the_head_is_complete(self, has_body):
         self.facts["head_complete"] = True
         self.facts["request_complete"] = not has_body
-        self.judged(self.lifecycle.head_complete(self.phase, self.now(), self.rules))
+        self.judged(self.lifecycle.reader_rests(self.phase, self.now(), self.rules))
 
     @precondition(lambda self: self.facts["head_complete"])
     @rule(fact=st.sampled_from(["request_complete", "handler_started", "response_begun"]))

@@ -263,8 +263,8 @@ class Client:
             while self.send_now(piece):
                 pass
 
-    async def receive(self) -> bytes:
-        return await self._stream.receive_some(65536)
+    async def receive(self, most: int = 65536) -> bytes:
+        return await self._stream.receive_some(most)
 
     async def receive_to_end(self) -> bytes:
         """Everything up to the server's FIN, or its RST."""

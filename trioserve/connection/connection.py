@@ -26,7 +26,7 @@ from trioserve.connection.timers import Timers
 from trioserve.connection.transport import HungUp, Interrupted, Transport
 from trioserve.core.application import Endpoint, Rules
 from trioserve.core.errors import DropConnection, HTTPError, RequestError, error_content
-from trioserve.core.lifecycle import CLIENT_SLOW, Cause, ClientRules, End, Phase
+from trioserve.core.lifecycle import ANSWERABLE, CLIENT_SLOW, Cause, ClientRules, End, Phase
 from trioserve.core.messages import BodyPart, Field, RequestHead
 from trioserve.core.status import DEFAULT
 from trioserve.failures import is_failure, sole, without_cancellations
@@ -119,7 +119,7 @@ class Connection:
         try:
             _check_size(head, exchange.max_body)
             exchange.take_early_parts()
-            self.departure.head_complete()
+            self.departure.reader_rests()
             self.transport.look()
             if self.departure.scope.cancel_called:
                 return  # a client that has left already does not get its handler started
@@ -209,7 +209,8 @@ class Connection:
 
     def exchange_completed(self, exchange: ServedExchange) -> None:
         """The response was handed whole to the transport."""
-        self.reader.dismiss()
+        if not exchange.switched:
+            self.reader.dismiss()
         self._handler_deadline.stop()
         self._unread_timer.stop()
         self.transport.unwatch_unread()
@@ -250,8 +251,11 @@ class Connection:
     def _situation(self) -> tuple[Phase, ClientRules]:
         """What the lifecycle must know to judge."""
         exchange, rules = self.exchange, self._rules
+        half_close = rules.half_close
+        if exchange is not None and exchange.switched:
+            half_close = exchange.half_close_after_switching
         return self.phase, ClientRules(
-            half_close=rules.half_close or self.context.half_close,
+            half_close=half_close or self.context.half_close,
             disconnect=rules.disconnect,
             http_version=exchange.head.http_version if exchange is not None and exchange.has_head else "1.1",
         )
@@ -304,9 +308,7 @@ class Connection:
         if end is not None and end.phase is Phase.HEAD:
             exchange = self._begin_exchange(None)
         try:
-            if exchange is not None and end is not None:
-                self._answer_if_owed(exchange, end)
-            if exchange is not None and exchange.completed_at is not None and not self.departure.client_left:
+            if exchange is not None and self._is_answered(exchange, end) and not self.departure.client_left:
                 await self._linger()
         except Exception as error:
             self.context.reporter.internal_error(error)
@@ -317,10 +319,15 @@ class Connection:
                 record = exchange.abandoned_record(end, status, self.departure.unacked_bytes)
                 await self.context.reporter.abandoned(record)
 
-    def _answer_if_owed(self, exchange: ServedExchange, end: End) -> None:
-        if exchange.completed_at is None and self.departure.owes_answer:
-            status = _default_status(end)
-            exchange.answer_now(status, *_error_answer(exchange, status, _WHY[end.cause]))
+    def _is_answered(self, exchange: ServedExchange, end: End | None) -> bool:
+        """Give the answer that is still owed, if one is; says whether the client has an answer now."""
+        if exchange.completed_at is None and end is not None:
+            if exchange.switched:
+                return end.cause in ANSWERABLE and not self.departure.client_left and exchange.say_last_words(end.cause)
+            if self.departure.owes_answer:
+                status = _default_status(end)
+                exchange.answer_now(status, *_error_answer(exchange, status, _WHY[end.cause]))
+        return exchange.completed_at is not None
 
     async def _linger(self) -> None:
         """Let the client read our answer before the close.

@@ -78,12 +78,12 @@ class Departure:
         phase, rules = self._situation()
         self._carry_out(self._lifecycle.peer_hung_up(cause, phase, trio.current_time(), rules), rules)
 
-    def head_complete(self) -> None:
-        """A handler is about to start: is there news of the peer that was not judged yet?"""
+    def reader_rests(self) -> None:
+        """Nobody reads on for now, as when a handler is about to start: is there news of the peer not judged yet?"""
         if self._lifecycle.peer is Peer.OPEN:
             return  # the usual case, and the only one for which a request pays
         phase, rules = self._situation()
-        self._carry_out(self._lifecycle.head_complete(phase, trio.current_time(), rules), rules)
+        self._carry_out(self._lifecycle.reader_rests(phase, trio.current_time(), rules), rules)
 
     def input_ended(self) -> None:
         """The reader needed more and met the peer's FIN."""

@@ -15,11 +15,19 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trioserve.core.application import Endpoint, T
+from trioserve.core.application import Endpoint, LastWords, T
 from trioserve.core.engine import NO_CONTENT
 from trioserve.core.errors import ClientGone, RequestError, ResponseError
-from trioserve.core.lifecycle import End, Phase, outcome_of, phase_of
-from trioserve.core.limits import Limits
+from trioserve.core.lifecycle import (
+    Cause,
+    End,
+    HalfClose,
+    Phase,
+    half_close_after_switching,
+    outcome_of,
+    phase_of,
+)
+from trioserve.core.limits import Deadlines, Limits
 from trioserve.core.messages import BodyPart, Field, RequestHead, ResponseHead, Wire
 from trioserve.core.records import Abandoned, ClientAddress, Completed
 
@@ -27,6 +35,7 @@ if TYPE_CHECKING:
     from trioserve.connection.connection import Connection
 
 _CONTINUE = 100
+_SWITCHING_PROTOCOLS = 101
 # Whoever gets this far holds a token of the server's own limiter.
 _NO_LIMIT = trio.CapacityLimiter(math.inf)
 
@@ -52,7 +61,8 @@ class ServedExchange:
         self.number = number
         self.endpoint = endpoint
         self.started_at = started_at
-        # Content that had arrived with the head; taken from the engine so that it knows whether more is to come.
+        # Content that had arrived with the head; taken from the engine so that it knows whether more is to come. After
+        # a switch of protocols: the bytes behind the request.
         self._early_parts: deque[bytes] = deque()
         self._request_bytes = 0
         self._handler_started = False
@@ -63,6 +73,11 @@ class ServedExchange:
         # The response as begun by the application, and the size of its head on the wire.
         self.response: ResponseHead | None = None
         self._response_head_size = 0
+        # After a switch of protocols: what to say if we give up, whether the client's last word was heard, and whether
+        # ours was taken up.
+        self._last_words: LastWords | None = None
+        self._client_is_done = False
+        self._said_last = False
         # When the response was handed whole to the transport; None before that.
         self.completed_at: float | None = None
 
@@ -90,6 +105,10 @@ class ServedExchange:
     @property
     def limits(self) -> Limits:
         return self._connection.context.limits
+
+    @property
+    def deadlines(self) -> Deadlines:
+        return self._connection.context.deadlines
 
     def content_allowed(self, status: int) -> bool:
         return self._connection.engine.content_allowed(status)
@@ -217,6 +236,80 @@ class ServedExchange:
         await self._connection.sender.ready()
         self._complete_unless_ended()
 
+    # Another protocol. Here too: first, whether there is still somebody to talk to.
+
+    @property
+    def switched(self) -> bool:
+        return self._last_words is not None
+
+    async def switch_protocols(self, fields: Sequence[Field], last_words: LastWords) -> None:
+        if await self._discards():
+            return
+        await self._connection.sender.ready()
+        self._check_nothing_begun()
+        engine = self._connection.engine
+        data = engine.switch_protocols(fields)
+        self._begun(ResponseHead(_SWITCHING_PROTOCOLS, fields), len(data))
+        self._last_words = last_words
+        if engine.has_unparsed_bytes:
+            self._early_parts.append(engine.unparsed_bytes)
+        await self._connection.sender.send(Wire(data, b"", b""))
+
+    async def receive_bytes(self) -> bytes:
+        data = self._early_parts.popleft() if self._early_parts else await self._raw_bytes()
+        self._request_bytes += len(data)
+        return data
+
+    async def _raw_bytes(self) -> bytes:
+        try:
+            return await self._connection.reader.raw_bytes()
+        finally:
+            if self.completed_at is None:
+                self._connection.look_for_unread_bytes_later()
+
+    def pause_reading(self) -> None:
+        self._connection.departure.reader_rests()
+
+    def client_is_done(self) -> None:
+        self._client_is_done = True
+
+    def client_vanished(self) -> None:
+        if not self._connection.transport.unacked_bytes():
+            self._connection.departure.hung_up(Cause.VANISHED)
+
+    async def send_bytes(self, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        if await self._discards():
+            return
+        await self._connection.sender.ready()
+        if not self.switched or self._said_last:
+            raise ResponseError(
+                "there is no switched protocol to send bytes in: switch first, and send none after its end"
+            )
+        await self._connection.sender.send(Wire(b"", data, b""))
+
+    async def end_switched(self, data: bytes) -> None:
+        if self.completed_at is not None or await self._discards():
+            return
+        await self._connection.sender.ready()
+        if not self._said_last:
+            self._said_last = True
+            await self._connection.sender.send(Wire(b"", data, b""))
+        self._complete_unless_ended()
+
+    def say_last_words(self, cause: Cause) -> bool:
+        """Let the protocol tell a client that is there that we give up: once, without waiting. Says if it got out."""
+        assert self._last_words is not None, "only where protocols were switched"
+        words = b"" if self._said_last else self._last_words(cause)
+        return self._connection.sender.send_now(Wire(b"", words, b""))
+
+    @property
+    def half_close_after_switching(self) -> HalfClose:
+        """What a FIN means now."""
+        return half_close_after_switching(
+            reader_waits=self._connection.reader.waiting, client_is_done=self._client_is_done
+        )
+
     async def _discards(self) -> bool:
         """True if the end has come and the handler runs on without a client.
 
@@ -235,14 +328,17 @@ class ServedExchange:
         return wire
 
     def _head_of_response(self, status: int, fields: Sequence[Field]) -> ResponseHead:
-        if self.response is not None or not self._is_current:
-            raise ResponseError("a response was begun already; an exchange has exactly one")
+        self._check_nothing_begun()
         fields = list(fields)
         if not any(name == b"date" for name, _ in fields):
             fields.append((b"date", self._connection.context.date()))
         if self._connection.must_close_after(self):
             fields.append((b"connection", b"close"))
         return ResponseHead(status, fields)
+
+    def _check_nothing_begun(self) -> None:
+        if self.response is not None or not self._is_current:
+            raise ResponseError("a response was begun already; an exchange has exactly one")
 
     def _begun(self, head: ResponseHead, head_size: int) -> None:
         self.response = head
@@ -362,7 +458,7 @@ class ServedExchange:
             connection_id=self._connection.id,
             exchange_number=self.number,
             request_body_bytes=self._request_bytes,
-            request_body_expected=self._head.content_length if self._head else None,
+            request_body_expected=self._head.content_length if self._head and not self.switched else None,
             response_body_bytes=self._connection.sender.content_bytes if self.response else 0,
             response_body_expected=_content_length(self.response.fields) if self.response else None,
             unacked_bytes=unacked_bytes,

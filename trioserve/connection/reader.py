@@ -7,6 +7,8 @@ ends, or the transport is dead, `Departure` is told, and the wait ends as a depa
 
 from __future__ import annotations
 
+import math
+
 import trio
 
 from trioserve.connection.departure import Departure
@@ -72,6 +74,17 @@ class Reader:
         assert isinstance(event, BodyPart | EndOfRequest), "the engine begins no request before the last is complete"
         return event
 
+    async def raw_bytes(self) -> bytes:
+        """The next bytes of a connection that has switched protocols; never empty. The engine does not see them.
+
+        Without a deadline: how long a peer may be silent is for the protocol to say.
+
+        Raises:
+            ClientGone: the input ended, and no cancellation reaches the caller.
+            trio.BusyResourceError: another task is reading.
+        """
+        return await self._arrival(math.inf)
+
     def dismiss(self) -> None:
         """The exchange is complete: a task that still waits for its body waits in vain, and is told so."""
         if self._waiter is not None:
@@ -85,10 +98,14 @@ class Reader:
 
     async def _more(self, deadline: float) -> None:
         """Wait for bytes and feed them to the engine. Returns only if there were some."""
+        self._engine.receive_data(await self._arrival(deadline))
+
+    async def _arrival(self, deadline: float) -> bytes:
+        """Wait for bytes. Returns only if there were some."""
         if self._departure.scope.cancel_called:
             await self._departure.checkpoint()
         if self._waiter is not None:
-            raise trio.BusyResourceError("another task is already reading this request's body")
+            raise trio.BusyResourceError("another task is already reading from this client")
         waiter = self._waiter = object()
         self._timer.set(deadline)
         try:
@@ -101,8 +118,7 @@ class Reader:
             if not data:
                 self._departure.input_ended()
             elif not self._departure.scope.cancel_called:
-                self._engine.receive_data(data)
-                return
+                return data
             # Else the end came between the arrival of these bytes and our turn: nothing is begun with them.
         finally:
             if self._waiter is waiter:

@@ -40,6 +40,8 @@ class Sender:
         self._wire = _NOTHING
         self._unsent = _NO_BYTES
         self._busy = False
+        # Part of a piece is on the wire and the rest was forgotten: what followed would be taken for that rest.
+        self._cut = False
         # What the client had still to acknowledge when last looked at (None if that can't be known), and when it was
         # last seen to take something.
         self._unacked: int | None = None
@@ -83,7 +85,7 @@ class Sender:
 
     def send_now(self, wire: Wire) -> bool:
         """Hand a piece over without waiting; says whether all of it was taken. For what is offered once, at the end."""
-        if self._unsent and not self._try_push():
+        if self._cut or (self._unsent and not self._try_push()):
             return False
         self._take_up(wire)
         return self._try_push()
@@ -100,6 +102,7 @@ class Sender:
     def forget(self) -> None:
         """The end has come: nothing more is written."""
         self._timer.stop()
+        self._cut = self._cut or 0 < len(self._unsent) < sum(map(len, self._wire))
         self._content_bytes = self.content_bytes
         self._wire, self._unsent = _NOTHING, _NO_BYTES
 

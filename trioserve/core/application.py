@@ -12,8 +12,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from trioserve.core.lifecycle import CANCEL, DisconnectPolicy, HalfClose
-from trioserve.core.limits import Limits
+from trioserve.core.lifecycle import CANCEL, Cause, DisconnectPolicy, HalfClose
+from trioserve.core.limits import Deadlines, Limits
 from trioserve.core.messages import Field, RequestHead
 from trioserve.core.records import Abandoned, ClientAddress
 from trioserve.core.status import DEFAULT, StatusPolicy
@@ -22,6 +22,9 @@ T = TypeVar("T")
 
 Hook = Callable[[Abandoned], Awaitable[None] | None]
 """A user's function told of an `Abandoned`. A plain one runs in a worker thread."""
+
+LastWords = Callable[[Cause], bytes]
+"""What a switched protocol says to a client whom the server gives up for this cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,11 @@ class Exchange(Protocol):
     @property
     def limits(self) -> Limits:
         """Those of the server. For the request's content there is `max_body`."""
+        ...
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """Those of the server."""
         ...
 
     def handler_starts(self) -> None:
@@ -127,6 +135,81 @@ class Exchange(Protocol):
 
         Raises:
             ResponseError: fewer bytes were sent than the Content-Length says.
+        """
+        ...
+
+    # Another protocol on the same connection (RFC 9110 §7.8). In the records it is a response with status code 101, in
+    # phase RESPONSE_BODY until `end_switched`, and the bytes after the handshake count as content.
+
+    @property
+    def switched(self) -> bool:
+        """True once `switch_protocols` has begun to send its 101."""
+        ...
+
+    async def switch_protocols(self, fields: Sequence[Field], last_words: LastWords) -> None:
+        """Send 101 Switching Protocols, instead of a response. One that is cancelled half-way is completed by the next
+        send.
+
+        Args:
+            fields: the 101's fields; nothing is added to them.
+            last_words: called when the server gives up (drain, deadline, a failed handler) while the client is there:
+                what it returns is offered to the client once, without waiting, before the close.
+
+        Raises:
+            ResponseError: the client has not asked for it, its request is not complete, the fields are malformed, or a
+                response was begun before.
+        """
+        ...
+
+    async def receive_bytes(self) -> bytes:
+        """The next bytes, never empty; first those that came right behind the request. A checkpoint only if it waits.
+
+        Has no deadline of its own. The client's FIN is a departure, and ends this as every departure does, unless
+        `client_is_done` or `end_switched` came before. Goes on after `end_switched`, for an answer to the last word.
+
+        Raises:
+            ClientGone: the client has left (only where a cancellation cannot reach).
+            trio.BusyResourceError: another task is receiving.
+        """
+        ...
+
+    def pause_reading(self) -> None:
+        """Say so before not calling `receive_bytes` again at once.
+
+        Who reads meets the client's FIN in its place, behind what was sent before it; while nobody does, the FIN is a
+        departure as soon as it is heard.
+        """
+        ...
+
+    def client_is_done(self) -> None:
+        """The client has said its last word in this protocol, and it was heard: its FIN is no departure any more."""
+        ...
+
+    def client_vanished(self) -> None:
+        """The protocol has found out that there is nobody any more: a departure with cause VANISHED.
+
+        Without effect while the client's system has not acknowledged all that was sent: then it may only be slow, and
+        `Deadlines.send_stall` and `Deadlines.vanish` judge that.
+        """
+        ...
+
+    async def send_bytes(self, data: bytes) -> None:
+        """Send bytes; always a checkpoint. One that is cancelled half-way is completed by the next send, so nothing is
+        ever sent in part.
+
+        Raises:
+            ResponseError: the protocol was ended before.
+            ClientGone: the client has left (only where a cancellation cannot reach).
+            trio.BusyResourceError: another task is sending.
+        """
+        ...
+
+    async def end_switched(self, data: bytes) -> None:
+        """Send the last bytes: with them the exchange is complete, and the connection closes when its handler has
+        ended. If it was cancelled, it may be called again with the same bytes, and sends what is left of them.
+
+        Raises:
+            ClientGone, trio.BusyResourceError: as for `send_bytes`.
         """
         ...
 

@@ -58,6 +58,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def unparsed_bytes(self) -> bytes:
+        """The bytes that have been received and that no event has consumed."""
+        ...
+
+    @property
     def request_complete(self) -> bool:
         """True if the request of the current exchange has been received to its end."""
         ...
@@ -73,6 +78,16 @@ class Engine(Protocol):
 
     def content_allowed(self, status: int) -> bool:
         """False where a response has a head only: to HEAD, and with 204 or 304 (RFC 9112 §6.3)."""
+        ...
+
+    def switch_protocols(self, fields: Sequence[Field]) -> bytes:
+        """101 Switching Protocols (RFC 9110 §15.2.2). From now on the engine has no part in what is sent and received;
+        what it has received already is in `unparsed_bytes`. The connection is not reusable.
+
+        Raises:
+            ResponseError: the client has not asked for it, its request is not complete, or the fields are malformed.
+                A response can be sent instead.
+        """
         ...
 
     def respond(self, head: ResponseHead, body: bytes) -> Wire:
@@ -232,6 +247,10 @@ class H11Engine:
         return bool(self._h11.trailing_data[0])
 
     @property
+    def unparsed_bytes(self) -> bytes:
+        return self._h11.trailing_data[0]
+
+    @property
     def request_complete(self) -> bool:
         return self._refusal is None and self._h11.their_state not in (h11.IDLE, h11.SEND_BODY)
 
@@ -241,6 +260,17 @@ class H11Engine:
 
     def interim(self, status: int) -> bytes:
         return self._send(h11.InformationalResponse(status_code=status, headers=[], reason=_REASONS.get(status, b"")))
+
+    def switch_protocols(self, fields: Sequence[Field]) -> bytes:
+        # Checked before h11 is touched, as below. An Upgrade field from a 1.0 client is to be ignored (RFC 9110 §7.8).
+        asked = self._h11.their_state is h11.MIGHT_SWITCH_PROTOCOL  # type: ignore[attr-defined]
+        if not asked or self._h11.their_http_version != b"1.1":
+            raise ResponseError("101 was not asked for: the request has no Upgrade field, or is not complete")
+        try:
+            response = h11.InformationalResponse(status_code=101, headers=list(fields), reason=_REASONS[101])
+        except h11.LocalProtocolError as error:
+            raise ResponseError(str(error)) from None
+        return self._send(response)
 
     def respond(self, head: ResponseHead, body: bytes) -> Wire:
         # Checked before h11 is touched: once it has refused something, it sends nothing more, not even a 500.

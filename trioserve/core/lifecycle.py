@@ -26,6 +26,9 @@ nothing has been sent yet and the client speaks HTTP/1.1: a client that is gone 
 stays silent. HTTP/1.0 has no interim responses (RFC 9110 §15.2), so for such a client the response itself is the
 probe, which is what FINISH does.
 
+After 101 Switching Protocols there is no request that could be complete, and no half-closing: see
+`half_close_after_switching`.
+
 A disconnect policy (`CANCEL`, `FINISH`, `Grace`) says what departure does to the handler. It speaks about departure
 only: when the server gives up (deadline, drain) the handler is cancelled under every policy.
 """
@@ -230,11 +233,12 @@ class Lifecycle:
         self.peer = Peer.HALF_CLOSED
         return self._judge_fin(phase, at, rules)
 
-    def head_complete(self, phase: Phase, at: float, rules: ClientRules) -> Verdict:
-        """A head is there and its handler about to start: a FIN that was left to the reader is judged now.
+    def reader_rests(self, phase: Phase, at: float, rules: ClientRules) -> Verdict:
+        """The reader reads no further for now: a FIN that was left to it is judged now.
 
-        The FIN may have been heard during an earlier exchange, with this request already in our hands. To be told
-        before any other news of this exchange: a FIN that is heard in it is judged when it is heard.
+        So it is when a head is there and its handler about to start: the FIN may have been heard during an earlier
+        exchange, with this request already in our hands. To be told before any other news of this exchange: a FIN that
+        is heard in it is judged when it is heard. And so it is in a switched protocol, whenever nobody reads on.
         """
         if self.ended is not None or self.peer is Peer.OPEN:
             return Verdict.NOTHING
@@ -278,6 +282,16 @@ class Lifecycle:
         self.peer = Peer.GONE
         handler_may_run_on = phase not in READER_MEETS_FIN and rules.disconnect != CANCEL
         return Verdict.DISCARD if handler_may_run_on else Verdict.CANCEL
+
+
+def half_close_after_switching(*, reader_waits: bool, client_is_done: bool) -> HalfClose:
+    """What a FIN means after 101 Switching Protocols, whatever the route says of half-closing.
+
+    It is departure: a client that does not send has not said everything, it has broken off (RFC 6455 §7.1.1). But for
+    two cases. While the reader waits, the FIN is left to it: it meets it at once and in its place, behind the client's
+    last word (a Close frame) if there is one. And a client whose last word was heard may go.
+    """
+    return HalfClose.FINISH if reader_waits or client_is_done else HalfClose.ABORT
 
 
 def outcome_of(*, started: bool, returned: bool, exception: BaseException | None) -> Outcome:

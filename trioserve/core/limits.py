@@ -42,6 +42,12 @@ class Limits:
     spool: float = 67_108_864
     # The same for all connections together; half of it may be raised receive buffers in the kernel.
     spool_total: float = 268_435_456
+    # One message of a WebSocket, put together from its frames; beyond it Close 1009. The default of the websockets
+    # library, and of `body`. Also how many bytes of messages are read before the handler asks for them.
+    websocket_message: float = 1_048_576
+    # How many messages of a WebSocket are read before the handler asks for them; then the client is held back. Enough
+    # for a burst, few enough that the client soon feels a handler that is slower than itself.
+    websocket_queue: float = 16
     # Worker threads for plain `def` handlers. trio's own default: enough for blocking database calls.
     threads: float = 40
     # A listener's backlog: connections that the kernel accepts for us. The kernel cuts it to net.core.somaxconn.
