@@ -7,9 +7,10 @@ from typing import Any
 
 import trio
 
+from trioserve.core.application import LastWords
 from trioserve.core.engine import NO_CONTENT
-from trioserve.core.errors import ResponseError
-from trioserve.core.limits import Limits
+from trioserve.core.errors import ClientGone, ResponseError
+from trioserve.core.limits import Deadlines, Limits
 from trioserve.core.messages import Field, RequestHead
 
 
@@ -20,6 +21,7 @@ class FakeExchange:
 
     max_body = float("inf")
     limits = Limits()
+    deadlines = Deadlines()
 
     def __init__(
         self,
@@ -34,7 +36,7 @@ class FakeExchange:
         self.head = RequestHead(method, target, http_version, fields, None)
         self.client = client
         self._parts = list(parts)
-        # What happened, in order: "starts", "thread", "head", "part", "end".
+        # What happened, in order: "starts", "thread", "head", "part", "end", "switch", "pause", "done", "vanished".
         self.log: list[str] = []
         self.status: int | None = None
         self.fields: list[Field] = []
@@ -106,3 +108,38 @@ class FakeExchange:
             raise ResponseError("there is no response in progress")
         self.log.append("end")
         self._complete = True
+
+    @property
+    def switched(self) -> bool:
+        return "switch" in self.log
+
+    async def switch_protocols(self, fields: Sequence[Field], last_words: LastWords) -> None:
+        await self.start_response(101, fields)
+        self.log[-1] = "switch"
+
+    async def receive_bytes(self) -> bytes:
+        """The parts of the request, as far as they go; then the client leaves."""
+        await trio.lowlevel.checkpoint()
+        data = await self.receive_part()
+        if not data:
+            raise ClientGone("the client has left")
+        return data
+
+    def pause_reading(self) -> None:
+        self.log.append("pause")
+
+    def client_is_done(self) -> None:
+        self.log.append("done")
+
+    def client_vanished(self) -> None:
+        self.log.append("vanished")
+
+    async def send_bytes(self, data: bytes) -> None:
+        if not self.switched:
+            raise ResponseError("switch protocols first")
+        await self.send_part(data)
+
+    async def end_switched(self, data: bytes) -> None:
+        if not self._complete:
+            await self.send_bytes(data)
+            await self.end_response()
