@@ -46,6 +46,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.departures
 	$(BIN)/python -m benchmarks.leaks
 	$(BIN)/python -m benchmarks.cpu
+	$(BIN)/python -m benchmarks.routing
 
 # Made anew, and not updated, so that it is what pyproject.toml says and nothing besides.
 $(INSTALLED): pyproject.toml

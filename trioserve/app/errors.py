@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from trioserve.app.handlers import invoke, response_of
+from trioserve.app.handlers import invoking, response_of
 from trioserve.app.request import Request
 from trioserve.app.response import Response
 from trioserve.core.errors import ClientGone, ConfigError, DropConnection, HTTPError, RequestError, error_content
@@ -75,8 +75,10 @@ class ErrorHandlers:
 
 
 def _answer_by(handler: ErrorHandler) -> Answer:
+    invoke = invoking(handler)
+
     async def answer(request: Request, error: Any) -> Response:
-        return response_of(handler, await invoke(handler, {}, request.exchange, request, error))
+        return response_of(handler, await invoke(request.exchange, request, error))
 
     return answer
 

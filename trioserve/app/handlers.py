@@ -29,7 +29,7 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin
+from typing import Any, Protocol, get_args, get_origin
 
 from trioserve.app.response import Response, as_response
 from trioserve.core.application import Exchange
@@ -209,25 +209,36 @@ def _names(names: Collection[str]) -> str:
     return ", ".join(repr(name) for name in sorted(names))
 
 
-async def invoke(function: Callable[..., Any], arguments: Mapping[str, Any], exchange: Exchange, *args: Any) -> Any:
-    """Call a user's function: an async one here, a plain one in a worker thread.
+class Invoke(Protocol):
+    """Calls a user's function for an exchange."""
 
-    Raises:
-        ResponseError: a plain function returned a coroutine, so it is none after all.
-    """
+    async def __call__(self, exchange: Exchange, /, *args: Any, **kwargs: Any) -> Any: ...
+
+
+def invoking(function: Callable[..., Any]) -> Invoke:
+    """How `function` is called: in the task of the exchange if it is async, else in a worker thread."""
     if is_async(function):
-        exchange.handler_starts()
-        return await function(*args, **arguments)
-    if inspect.isasyncgenfunction(function):
-        exchange.handler_starts()
-        return function(*args, **arguments)
-    value = await exchange.run_in_thread(functools.partial(function, *args, **arguments))
-    if inspect.iscoroutine(value):
-        value.close()
-        raise ResponseError(
-            f"handler {name_of(function)} is a plain function that returned a coroutine; make it async def"
-        )
-    return value
+
+        async def invoke(exchange: Exchange, /, *args: Any, **kwargs: Any) -> Any:
+            exchange.handler_starts()
+            return await function(*args, **kwargs)
+    elif inspect.isasyncgenfunction(function):
+
+        async def invoke(exchange: Exchange, /, *args: Any, **kwargs: Any) -> Any:
+            exchange.handler_starts()
+            return function(*args, **kwargs)
+    else:
+
+        async def invoke(exchange: Exchange, /, *args: Any, **kwargs: Any) -> Any:
+            value = await exchange.run_in_thread(functools.partial(function, *args, **kwargs))
+            if inspect.iscoroutine(value):
+                value.close()
+                raise ResponseError(
+                    f"handler {name_of(function)} is a plain function that returned a coroutine; make it async def"
+                )
+            return value
+
+    return invoke
 
 
 def response_of(function: Callable[..., Any], value: Any) -> Response:

@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
 from trioserve.app.errors import ErrorHandlers
-from trioserve.app.handlers import Dependency, Plan, invoke, response_of
+from trioserve.app.handlers import Dependency, Plan, invoking, response_of
 from trioserve.app.request import Request, Urls
 from trioserve.app.response import Response
 from trioserve.app.router import Middleware, Next, Registration
@@ -110,6 +110,7 @@ class Route:
         self.pattern = pattern
         self.rules = registration.policies.rules()
         self._handler = registration.handler
+        self._invoke = invoking(registration.handler)
         self._plan = plan
         self._needs = plan.needs
         self._around = around
@@ -153,7 +154,7 @@ class Route:
         return arguments
 
     async def _called(self, request: Request, arguments: dict[str, Any]) -> Response:
-        response = response_of(self._handler, await invoke(self._handler, arguments, request.exchange))
+        response = response_of(self._handler, await self._invoke(request.exchange, **arguments))
         if response.streamed:
             # If it is never sent, because middleware has another answer, what it holds is freed all the same.
             request.resources.push_async_callback(response.aclose)
