@@ -412,6 +412,11 @@ async def test_what_is_malformed_is_a_400_that_says_where(sent, words):
     assert "(RFC 7578)" in error.detail
 
 
+async def test_a_client_cannot_fill_the_log_with_malformed_forms(caplog):
+    await refused(b"nonsense")
+    assert caplog.records == []
+
+
 async def test_where_it_is_malformed_is_counted_from_the_beginning():
     whole = await refused(text("a", b"1") + b"nonsense")
     parts = await refused(text("a", b"1"), b"nonsense")

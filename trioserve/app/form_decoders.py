@@ -11,6 +11,7 @@ without name and content, and is left out: then `"photo" in form` says what the 
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ PART_HEAD = 4096
 
 Fields = list[tuple[str, str | UploadedFile]]
 
+# The library warns of every malformed form. That is the client's doing, and told by the 400: no client is to fill a log.
+_SILENT = logging.Logger("form_decoders", logging.CRITICAL + 1)
 _ENCODED = re.compile(r"%(22|0D|0A)")
 _NOT_HEX = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
@@ -137,6 +140,7 @@ class MultipartDecoder:
             max_header_count=sys.maxsize,
             max_header_size=sys.maxsize,
         )
+        self._parser.logger = _SILENT
         self._limits = limits
         self._storage = storage
         self._fed = 0
