@@ -32,8 +32,8 @@ PART_HEAD = 4096
 
 Fields = list[tuple[str, str | UploadedFile]]
 
-# The library warns of every malformed form. That is the client's doing, and told by the 400: no client is to fill a log.
-_SILENT = logging.Logger("form_decoders", logging.CRITICAL + 1)
+# The library warns of every malformed form. The 400 tells of it to whom it concerns; no client is to fill the log.
+_SILENT = logging.Logger("form_decoders", logging.CRITICAL + 1)  # noqa: LOG001 - nobody else is to find it
 _ENCODED = re.compile(r"%(22|0D|0A)")
 _NOT_HEX = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
