@@ -5,9 +5,10 @@ from trioserve.app.forms import Form
 from trioserve.app.headers import MutableHeaders
 from trioserve.app.multidict import MultiDict
 from trioserve.app.request import Request
-from trioserve.app.response import Response, Send
+from trioserve.app.response import Response
 from trioserve.app.router import Middleware, Next, PolicyOptions, RouteOptions, Router
 from trioserve.app.routing import Converter
+from trioserve.app.streaming import Send
 from trioserve.app.uploads import UploadedFile
 from trioserve.core.errors import (
     ClientGone,

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 
+import httpx
 import pytest
 import trio
 from fake_exchange import FakeExchange
 
+from tests.support.server import start
+from trioserve import App, Request
 from trioserve.app.response import Response, as_response
 from trioserve.core.errors import ClientGone, ResponseError
 
@@ -103,6 +106,76 @@ CIRCLE.append(CIRCLE)
 def test_what_cannot_be_json_is_refused_when_the_response_is_made(value):
     with pytest.raises((TypeError, ValueError)):
         Response.json(value)
+
+
+# Pages, and the way to others
+
+
+async def test_html_is_utf_8_and_says_so():
+    exchange = await sent(Response.html("<p>é", status=201, headers={"x": "1"}))
+    assert (exchange.status, exchange.body) == (201, "<p>é".encode())
+    assert exchange.headers == {"x": "1", "content-type": "text/html; charset=utf-8"}
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_has_a_location_and_no_body(status):
+    exchange = await sent(Response.redirect("/next", status, headers={"x": "1"}))
+    assert (exchange.status, exchange.headers, exchange.body) == (status, {"x": "1", "location": "/next"}, b"")
+
+
+async def test_a_redirect_asks_with_get_unless_it_says_otherwise():
+    assert (await sent(Response.redirect("/next"))).status == 303
+
+
+@pytest.mark.parametrize(
+    ("location", "sent_as"),
+    [
+        ("https://user:pw@b.example:8/a;b/c,d?e=f&g=%20+h#i", "https://user:pw@b.example:8/a;b/c,d?e=f&g=%20+h#i"),
+        ("http://[::1]:80/~a/(b)/'c'/!$*", "http://[::1]:80/~a/(b)/'c'/!$*"),
+        ("../x?", "../x?"),
+        ("/é b", "/%C3%A9%20b"),
+        ('/a"<b>|{c}^`d', "/a%22%3Cb%3E%7C%7Bc%7D%5E%60d"),
+        ("/\\evil.example", "/%5Cevil.example"),  # which browsers take for //evil.example
+        ("/%C3%A9", "/%C3%A9"),
+    ],
+)
+def test_a_location_is_percent_encoded_where_it_must_be(location, sent_as):
+    assert Response.redirect(location).headers["location"] == sent_as
+
+
+@pytest.mark.parametrize("location", ["", "/x\r\ny: z", "/\n", "\t/x", "/\0", "/\x7f", "/\ud800", None, b"/x", 5])
+def test_what_is_no_location_is_refused(location):
+    with pytest.raises(ResponseError, match="location="):
+        Response.redirect(location)
+
+
+@pytest.mark.parametrize("status", [200, 300, 304, 305, 306, 404, None, "303"])
+def test_a_status_that_does_not_redirect_is_refused(status):
+    with pytest.raises(ResponseError, match="does not redirect"):
+        Response.redirect("/", status)
+
+
+async def test_a_client_follows_a_redirect_from_a_form_with_get(nursery):
+    app = App()
+
+    @app.post("/form")
+    async def form() -> Response:
+        return Response.redirect("/done?é")
+
+    @app.post("/again")
+    async def again() -> Response:
+        return Response.redirect("/form", 307)
+
+    @app.get("/done")
+    async def done(request: Request) -> Response:
+        return Response.html(f"<p>{request.method} {request.query_string}")
+
+    server = await start(nursery, app)
+    async with httpx.AsyncClient(base_url=server.url, follow_redirects=True) as client:
+        answer = await client.post("/again", content=b"x")
+    assert [step.status_code for step in answer.history] == [307, 303]
+    assert (answer.status_code, answer.text) == (200, "<p>GET %C3%A9")
+    nursery.cancel_scope.cancel()
 
 
 # Streams

@@ -2,43 +2,25 @@
 
 A response is whole (a body of bytes) or streamed. A stream is pushed and not pulled: `write_body(send)` runs inside
 the exchange's scope, in the same task as the handler, so structured concurrency holds and clean-up is ordinary.
-
-An async generator is taken too, and made to behave as if each `yield part` were `await send(part)`: it runs in the
-same task, and what ends a send is raised at its `yield`. That is more than closing it: a generator may have a cancel
-scope or a nursery around its yields, and these can only do their part if the Cancelled comes through them. However the
-exchange ends, the generator is closed before its scope is left; none is left to the garbage collector.
 """
 
 from __future__ import annotations
 
-import inspect
 import json as _json
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
-from typing import Any, ClassVar, Protocol
+import re
+from collections.abc import AsyncGenerator
+from datetime import datetime
+from typing import Any, ClassVar
+from urllib.parse import quote
 
+from trioserve.app.cookies import SameSite, cookie_field
 from trioserve.app.headers import HeaderItems, MutableHeaders, fields_of
+from trioserve.app.streaming import Body, close_source, pour, source_of
 from trioserve.core.application import Exchange
 from trioserve.core.errors import ResponseError
 from trioserve.core.messages import Field
 
-
-class Send(Protocol):
-    """What a stream's writer is given: `await send(part)` sends one part of the body, text as UTF-8.
-
-    A checkpoint, always; waits while the client is not reading. A send that is cancelled half-way is completed by the
-    next one, and one that waits for that is as if it had not been made.
-
-    Raises:
-        ResponseError: the part goes beyond the response's Content-Length, or the response is over.
-        ClientGone: the client has left, and a cancellation cannot reach here (inside a shield).
-        trio.BusyResourceError: another task is sending.
-    """
-
-    async def __call__(self, part: bytes | str, /) -> None: ...
-
-
-WriteBody = Callable[[Send], Awaitable[None]]
-Body = WriteBody | AsyncIterable[bytes] | AsyncIterable[str] | AsyncIterable[bytes | str]
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Response:
@@ -93,6 +75,44 @@ class Response:
         return cls(text, status=status, headers=headers, content_type="application/json")
 
     @classmethod
+    def html(cls, text: str, *, status: int = 200, headers: HeaderItems = ()) -> Response:
+        """A response with `text` as an HTML page, in UTF-8. What comes from elsewhere: `html.escape` it first.
+
+        Raises:
+            ResponseError: as for `Response`.
+        """
+        return cls(text, status=status, headers=headers, content_type="text/html; charset=utf-8")
+
+    @classmethod
+    def redirect(cls, location: str, status: int = 303, *, headers: HeaderItems = ()) -> Response:
+        """A response that sends the client to `location`, a URL or a path (RFC 9110 §15.4).
+
+        Args:
+            status: 303: ask for the other resource with GET (HEAD stays HEAD). The default, since it means the same to
+                every client: after a form, a reload asks for the page again and posts nothing; after a GET it is as
+                good as any. 302 and 301 leave it to the client whether POST becomes GET. Where the request is to be
+                made again as it was, content included, use 307, or 308 if the resource has moved for good.
+
+        What a URL cannot have, such as white space and characters beyond ASCII, is percent-encoded (as UTF-8);
+        percent-encodings that are there stay. A location that the client has chosen may lead to any other site: check
+        it first.
+
+        Raises:
+            ResponseError: the location is empty or has control characters, or the status does not redirect.
+        """
+        if status not in {301, 302, 303, 307, 308}:
+            raise ResponseError(f"status={status!r} does not redirect; use 303, 307, 308, 302 or 301")
+        if not isinstance(location, str) or not location or _CONTROL.search(location):
+            raise ResponseError(f"location={location!r}; it is a URL or a path, without control characters")
+        try:
+            url = quote(location, safe="!#$%&'()*+,/:;=?@[]~")
+        except UnicodeEncodeError:
+            raise ResponseError(f"location={location!r} is no text that UTF-8 can carry") from None
+        response = cls(status=status, headers=headers)
+        response.headers["location"] = url
+        return response
+
+    @classmethod
     def stream(
         cls,
         source: Body,
@@ -122,6 +142,83 @@ class Response:
             ResponseError: `source` is none of these.
         """
         return _StreamedResponse(source, status, headers, content_type)
+
+    def set_cookie(
+        self,
+        name: str,
+        value: str,
+        *,
+        max_age: int | None = None,
+        expires: datetime | None = None,
+        path: str = "/",
+        domain: str | None = None,
+        secure: bool = True,
+        http_only: bool = True,
+        same_site: SameSite = "lax",
+        partitioned: bool = False,
+    ) -> None:
+        """Have the client keep a cookie (RFC 6265 §4.1). The defaults are those of a session's cookie.
+
+        Args:
+            value: ASCII without white space, quotes, commas, semicolons and backslashes.
+            max_age: seconds until it is forgotten; browsers keep none longer than 400 days. Prevails over `expires`.
+            expires: when it is forgotten, with a time zone. Without either: when the browser ends its session.
+            path: where it is sent: to this path and those below it.
+            domain: sent to this host and those below it too; None: to the host that set it alone, which is safer.
+            secure: sent over TLS only. Browsers make an exception for http://localhost; for plain http elsewhere say
+                `secure=False`, or the cookie is not kept.
+            http_only: hidden from scripts, so that a script that was smuggled in cannot steal it.
+            same_site: "lax": sent from other sites only when the user follows a link to here, so that no other site
+                can post in the user's name; "strict": not even then; "none": always, which needs `secure`.
+            partitioned: kept apart for each site that embeds this one; needs `secure`.
+
+        A name that begins with `__Host-` is held to its host by browsers: it needs `secure`, the path "/" and no
+        domain; one that begins with `__Secure-` needs `secure`.
+
+        Raises:
+            ResponseError: browsers would not keep this cookie, or not as it is meant.
+        """
+        self.headers.add(
+            "set-cookie",
+            cookie_field(
+                name,
+                value,
+                max_age=max_age,
+                expires=expires,
+                path=path,
+                domain=domain,
+                secure=secure,
+                http_only=http_only,
+                same_site=same_site,
+                partitioned=partitioned,
+            ),
+        )
+
+    def delete_cookie(
+        self,
+        name: str,
+        *,
+        path: str = "/",
+        domain: str | None = None,
+        secure: bool = True,
+        same_site: SameSite = "lax",
+        partitioned: bool = False,
+    ) -> None:
+        """Have the client forget a cookie. It forgets the one that was set with the same arguments.
+
+        Raises:
+            ResponseError: as for `set_cookie`.
+        """
+        self.set_cookie(
+            name,
+            "",
+            max_age=0,
+            path=path,
+            domain=domain,
+            secure=secure,
+            same_site=same_site,
+            partitioned=partitioned,
+        )
 
     async def send_to(self, exchange: Exchange) -> None:
         """Send this response. For the app layer."""
@@ -156,57 +253,6 @@ class _StreamedResponse(Response):
 
     async def aclose(self) -> None:
         await close_source(self._source)
-
-
-# Sources: of streams, and of events
-
-
-def source_of(source: Any) -> Any:
-    """A source that was checked: a function that takes `send`, or an async iterator.
-
-    Raises:
-        ResponseError: it is neither.
-    """
-    if isinstance(source, AsyncIterable):
-        return aiter(source)
-    if inspect.iscoroutine(source):
-        source.close()
-        raise ResponseError(f"a stream takes the function itself: {source.__name__}, not {source.__name__}(...)")
-    if inspect.isasyncgenfunction(source):
-        raise ResponseError(f"a stream takes a generator, not the function that makes one: {source.__name__}()")
-    if not callable(source):
-        raise ResponseError(f"a stream takes `async def write(send)` or an async iterator, not {type(source).__name__}")
-    return source
-
-
-async def pour(source: Any, send: Callable[[Any], Awaitable[None]]) -> None:
-    """Give `send` all that the source has. The source is not closed by this if it was never begun."""
-    if not isinstance(source, AsyncIterator):
-        writing = source(send)
-        if not inspect.isawaitable(writing):
-            raise ResponseError("a stream's function must be `async def`: it writes with `await send(part)`")
-        await writing
-        return
-    try:
-        item = await anext(source)
-        while True:
-            try:
-                await send(item)
-            except BaseException as error:
-                # What a send raises is raised at the `yield`, and may be caught there like any other.
-                if not hasattr(source, "athrow"):
-                    raise
-                item = await source.athrow(error)
-            else:
-                item = await anext(source)
-    except StopAsyncIteration:
-        return
-
-
-async def close_source(source: Any) -> None:
-    """Close an iterator that can be closed. A function holds nothing before it is called."""
-    if isinstance(source, AsyncIterator) and hasattr(source, "aclose"):
-        await source.aclose()
 
 
 def as_response(value: Any) -> Response:
