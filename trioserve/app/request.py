@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from types import SimpleNamespace
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote
 
+from trioserve.app.cookies import parse_cookies
 from trioserve.app.forms import Form, FormReader, FormType
 from trioserve.app.multidict import MultiDict
 from trioserve.app.parameters import charset_of, is_utf8
@@ -40,6 +41,7 @@ class Request:
     _streamed = False
     _form: FormReader | None = None
     _query: MultiDict[str] | None = None
+    _cookies: dict[str, str] | None = None
     _state: SimpleNamespace | None = None
     _resources: AsyncExitStack | None = None
     later: tuple[tuple[Callable[..., Any], tuple[Any, ...]], ...] = ()
@@ -74,6 +76,13 @@ class Request:
         if self._query is None:
             self._query = MultiDict(parse_qsl(self.query_string, keep_blank_values=True, errors="replace"))
         return self._query
+
+    @property
+    def cookies(self) -> Mapping[str, str]:
+        """The cookies by name (RFC 6265 §5.4). Of several with one name, the first: its path is the more specific."""
+        if self._cookies is None:
+            self._cookies = parse_cookies(self.headers.get_all("cookie"))
+        return self._cookies
 
     @property
     def scheme(self) -> str:
@@ -221,16 +230,17 @@ class BodyStream:
 class _Collected:
     """A body's parts, kept while they come: a handler may cancel its wait for the body, and ask again."""
 
-    __slots__ = ("_parts", "_stream")
+    __slots__ = ("_read", "_stream")
 
     def __init__(self, stream: BodyStream) -> None:
         self._stream = stream
-        self._parts: list[bytes] = []
+        # One buffer, and not a list of parts: a client may send a megabyte in chunks of a byte.
+        self._read = bytearray()
 
     async def all(self) -> bytes:
         async for part in self._stream:
-            self._parts.append(part)
-        return b"".join(self._parts)
+            self._read += part
+        return bytes(self._read)
 
 
 class _Kept:

@@ -11,7 +11,7 @@ Field names are lower-case bytes and field values are bytes exactly as they came
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 Field = tuple[bytes, bytes]
 """A field line: (lower-case name, value), RFC 9110 §5."""
@@ -29,6 +29,10 @@ class Headers:
     def __init__(self, raw: Iterable[Field] = ()) -> None:
         self.raw: Sequence[Field] = tuple(raw)
 
+    @overload
+    def get(self, name: str) -> str | None: ...
+    @overload
+    def get(self, name: str, default: str) -> str: ...
     def get(self, name: str, default: str | None = None) -> str | None:
         """The first value of field `name`, or `default` if the message has no such field."""
         key = name.lower().encode("latin-1", "replace")
