@@ -116,6 +116,7 @@ class FakeExchange:
     async def switch_protocols(self, fields: Sequence[Field], last_words: LastWords) -> None:
         await self.start_response(101, fields)
         self.log[-1] = "switch"
+        self.last_words = last_words
 
     async def receive_bytes(self) -> bytes:
         """The parts of the request, as far as they go; then the client leaves."""
