@@ -59,15 +59,17 @@ def test_reading_never_fails(values):
 
 @given(
     pairs=st.dictionaries(
-        st.text(st.sampled_from(string.ascii_letters + "!#$%&'*+-.^_`|~"), min_size=1),
+        # Prefixes ask for attributes: they have tests of their own.
+        st.text(st.sampled_from(string.ascii_letters + "!#$%&'*+-.^_`|~"), min_size=1).filter(
+            lambda name: not name.lower().startswith(("__host-", "__secure-"))
+        ),
         st.text(st.sampled_from(sorted(set(map(chr, range(0x21, 0x7F))) - set('",;\\')))),
     )
 )
 def test_what_was_set_is_read_again(pairs):
     response = Response()
     for name, value in pairs.items():
-        if not name.lower().startswith(("__host-", "__secure-")):
-            response.set_cookie(name, value)
+        response.set_cookie(name, value)
     sent = [field.partition(";")[0] for field in response.headers.get_all("set-cookie")]
     assert parse_cookies(["; ".join(sent)]) == pairs
 
