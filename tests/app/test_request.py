@@ -197,7 +197,7 @@ async def test_what_is_no_form_is_a_415_and_the_body_can_still_be_read():
         await made.form()
     assert caught.value.status == 415
     assert await made.json() == {}
-    assert not made.holds_resources
+    assert made._resources is None
 
 
 @pytest.mark.parametrize("error", [RequestError(413), ClientGone()])

@@ -28,8 +28,7 @@ class Urls(Protocol):
 class Request:
     """One request. Made by the app for each exchange; not to be used after its handler has ended.
 
-    `path_params` are the values of the path's parameters. `exchange`, `later` and `holds_resources` are for the app
-    layer.
+    `path_params` are the values of the path's parameters. `exchange`, `later` and `release` are for the app layer.
 
     Cancellation: when the client leaves, whatever the handler awaits is cancelled, these methods included. Only where
     that cannot reach (inside a shield, or under the policies FINISH and Grace) do they raise `ClientGone` instead.
@@ -123,10 +122,14 @@ class Request:
             self._resources = AsyncExitStack()
         return self._resources
 
-    @property
-    def holds_resources(self) -> bool:
-        """True if there is anything in `resources`. For the app layer."""
-        return self._resources is not None
+    async def release(self, error: BaseException | None) -> None:
+        """Close `resources`, if there are any. For the app layer, when the exchange has ended, with `error` perhaps."""
+        if self._resources is None:
+            return
+        if error is None:
+            await self._resources.aclose()
+        else:
+            await self._resources.__aexit__(type(error), error, error.__traceback__)
 
     @property
     def http_version(self) -> str:

@@ -5,13 +5,13 @@ handler. Then the response is sent, outside of the middleware, which has seen it
 
 Dependencies are left right behind the handler, before its response is sent: a transaction that cannot be committed is
 still a 500, and what the client was told is true. They see what the handler raised, cancellation included. Only for a
-response that is written while it is sent (a stream, events) they stay open until it is written.
+response that is written while it is sent (a stream, events) they stay open until it is written; if it is never sent,
+because middleware has another answer, they and it are closed all the same.
 """
 
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
@@ -126,7 +126,10 @@ class Route:
         return self._around.wrapped(self._with_dependencies if self._needs else self._handle, middleware)
 
     async def _handle(self, request: Request) -> Response:
-        return await self._called(request, self._arguments(self._plan, request, {}))
+        response = await self._called(request, self._arguments(self._plan, request, {}))
+        if response.streamed:
+            request.resources.push_async_callback(response.aclose)
+        return response
 
     async def _with_dependencies(self, request: Request) -> Response:
         response: Response | None = None
@@ -140,6 +143,7 @@ class Route:
             response = await self._called(request, self._arguments(self._plan, request, values))
             if response.streamed:
                 request.resources.push_async_exit(stack.pop_all())
+                request.resources.push_async_callback(response.aclose)
         if response is None:
             raise ResponseError(f"a dependency of {self} swallowed the exception of its handler; let it pass")
         return response
@@ -154,11 +158,7 @@ class Route:
         return arguments
 
     async def _called(self, request: Request, arguments: dict[str, Any]) -> Response:
-        response = response_of(self._handler, await self._invoke(request.exchange, **arguments))
-        if response.streamed:
-            # If it is never sent, because middleware has another answer, what it holds is freed all the same.
-            request.resources.push_async_callback(response.aclose)
-        return response
+        return response_of(self._handler, await self._invoke(request.exchange, **arguments))
 
 
 class Call:
@@ -181,9 +181,10 @@ class Call:
         try:
             response = await self._run(request)
             await response.send_to(exchange)
-        finally:
-            if request.holds_resources:
-                await request.resources.__aexit__(*sys.exc_info())
+        except BaseException as error:
+            await request.release(error)
+            raise
+        await request.release(None)
         if request.later and exchange.completed:
             for function, args in request.later:
                 self._host.current().background.start_soon(function, *args)
