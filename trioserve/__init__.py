@@ -1,6 +1,7 @@
 """trioserve: when the client goes away, the work stops at once, leaves no mess, and somebody is told the truth."""
 
 from trioserve.app.application import App
+from trioserve.app.events import Event, SendEvent
 from trioserve.app.forms import Form
 from trioserve.app.headers import MutableHeaders
 from trioserve.app.multidict import MultiDict
@@ -46,6 +47,7 @@ __all__ = [
     "Deadlines",
     "DisconnectPolicy",
     "DropConnection",
+    "Event",
     "Form",
     "Grace",
     "HTTPError",
@@ -63,6 +65,7 @@ __all__ = [
     "Response",
     "ResponseError",
     "Send",
+    "SendEvent",
     "TcpAddress",
     "TrioserveError",
     "UnixAddress",

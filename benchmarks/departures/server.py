@@ -17,7 +17,7 @@ import trio
 
 from benchmarks.server_process import announce, say
 from trioserve import Abandoned, App, Completed, Config, Deadlines, Request, Response, TcpAddress, serve
-from trioserve.app.response import Send
+from trioserve.app.streaming import Send
 
 THREAD_LOOKS_EVERY = 0.001
 """Seconds between two looks of the plain `def` handler for its cancellation."""

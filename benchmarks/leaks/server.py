@@ -12,7 +12,7 @@ import trio
 
 from benchmarks.server_process import announce, say
 from trioserve import Abandoned, App, Completed, Config, Request, Response, TcpAddress, serve
-from trioserve.app.response import Send
+from trioserve.app.streaming import Send
 
 app = App()
 

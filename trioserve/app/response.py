@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 from trioserve.app.cookies import SameSite, cookie_field
+from trioserve.app.events import FIELDS, Event, Events, EventStream, checked_ping
 from trioserve.app.headers import HeaderItems, MutableHeaders, fields_of
 from trioserve.app.streaming import Body, close_source, pour, source_of
 from trioserve.core.application import Exchange
@@ -143,6 +144,37 @@ class Response:
         """
         return _StreamedResponse(source, status, headers, content_type)
 
+    @classmethod
+    def events(
+        cls,
+        source: Events,
+        *,
+        ping: float = 15.0,
+        retry: float | None = None,
+        headers: HeaderItems = (),
+        status: int = 200,
+    ) -> Response:
+        """A stream of server-sent events, for an `EventSource` (WHATWG HTML §9.2).
+
+        Args:
+            source: `async def write_events(send)`, which sends each with `await send(event)`; or an async generator, or
+                any other async iterator. Each is an `Event`, or only the data of one: text, or a dict or list (JSON).
+            ping: seconds without an event after which a comment is sent, which clients pass over, so that nobody on
+                the way takes the connection for broken. The default is below the 30 to 60 seconds after which
+                proxies close an idle one. `math.inf`: none.
+            retry: seconds that the client is to wait before it comes again; None: as it likes, which is some 3.
+            headers: Cache-Control: no-store and X-Accel-Buffering: no are added unless they are there.
+
+        The head is sent at once, before the source begins. A client comes again when the stream has ended, and then
+        `request.last_event_id` is the `id` of the last event that it has heard; answer 204 to have it stay away.
+
+        Cancellation and closing: as for `Response.stream`. A ping that is being sent delays an event until it is out.
+
+        Raises:
+            ResponseError: `source` is none of these, or `ping` or `retry` is no number of seconds.
+        """
+        return _EventResponse(source, ping, retry, status, headers)
+
     def set_cookie(
         self,
         name: str,
@@ -235,24 +267,47 @@ class _StreamedResponse(Response):
 
     streamed = True
 
-    def __init__(self, source: Body, status: int, headers: HeaderItems, content_type: str) -> None:
+    def __init__(self, source: Any, status: int, headers: HeaderItems, content_type: str) -> None:
         super().__init__(status=status, headers=headers, content_type=content_type)
         self._source = source_of(source)
 
     async def send_to(self, exchange: Exchange) -> None:
-        async def send(part: bytes | str) -> None:
-            await exchange.send_part(_as_bytes(part))
-
         try:
             await exchange.start_response(self.status, self._fields)
             if exchange.content_allowed(self.status):
-                await pour(self._source, send)
+                await self._write_to(exchange)
             await exchange.end_response()
         finally:
             await self.aclose()
 
+    async def _write_to(self, exchange: Exchange) -> None:
+        async def send(part: bytes | str) -> None:
+            await exchange.send_part(_as_bytes(part))
+
+        await pour(self._source, send)
+
     async def aclose(self) -> None:
         await close_source(self._source)
+
+
+class _EventResponse(_StreamedResponse):
+    """A stream of server-sent events."""
+
+    __slots__ = ("_first", "_ping")
+
+    def __init__(self, source: Events, ping: float, retry: float | None, status: int, headers: HeaderItems) -> None:
+        self._ping = checked_ping(ping)
+        # What is said before the source begins.
+        self._first = None if retry is None else Event(retry=retry)
+        super().__init__(source, status, headers, "text/event-stream")
+        for name, value in FIELDS.items():
+            self.headers.setdefault(name, value)
+
+    async def _write_to(self, exchange: Exchange) -> None:
+        stream = EventStream(exchange.send_part, self._ping)
+        if self._first is not None:
+            await stream.send(self._first)
+        await stream.send_all(self._source)
 
 
 def as_response(value: Any) -> Response:
@@ -292,4 +347,5 @@ def _as_bytes(part: Any) -> bytes:
         return part.encode()
     if isinstance(part, bytearray | memoryview):
         return bytes(part)
-    raise ResponseError(f"a body is made of str or bytes, not of {type(part).__name__}")
+    advice = "; is it Response.events?" if isinstance(part, Event) else ""
+    raise ResponseError(f"a body is made of str or bytes, not of {type(part).__name__}{advice}")
