@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import math
+import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -14,10 +16,13 @@ import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tests.support import Ear, happens, reset, something_arrives, tcp_pair
+from trioserve.connection import transport as transport_module
 from trioserve.connection.hangup import HangupWatch, current_hangup_watch
 from trioserve.connection.spool import RECEIVE_SIZE, Budget, Spool
 from trioserve.connection.transport import RAISED_RECEIVE_BUFFER, HungUp, Interrupted, SocketTransport, cause_of
+from trioserve.core.errors import ResponseError
 from trioserve.core.lifecycle import Cause
+from trioserve.core.messages import FileSlice
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the hangup watch and these ioctls are Linux's")
 
@@ -193,6 +198,119 @@ async def drain(sock: socket.socket, size: int) -> None:
         while size:
             await trio.lowlevel.wait_readable(sock)
             size -= len(sock.recv(RECEIVE_SIZE))
+
+
+# Files
+
+CONTENT = bytes(range(256)) * 4000
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(CONTENT)
+    with path.open("rb", buffering=0) as file:
+        yield file
+
+
+def sends_nothing(*_: int) -> int:
+    raise OSError(errno.EINVAL, "not for this file system")
+
+
+@pytest.fixture(params=["sendfile", "refused", "missing"])
+def way(request, monkeypatch):
+    """By the system's sendfile, where it refuses, and where there is none."""
+    match request.param:
+        case "refused":
+            monkeypatch.setattr(transport_module, "_sendfile", sends_nothing)
+        case "missing":
+            monkeypatch.setattr(transport_module, "_sendfile", transport_module._no_sendfile)
+
+
+async def send_file(transport: SocketTransport, part: FileSlice) -> None:
+    while part:
+        part = part[transport.send_nowait(part) :]
+        if part:
+            await happens_to(transport.wait_writable)
+
+
+async def read(sock: socket.socket, size: int) -> bytes:
+    received = b""
+    while len(received) < size:
+        await something_arrives(sock)
+        received += sock.recv(size - len(received))
+    return received
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize(("offset", "length"), [(0, len(CONTENT)), (1000, 500_000), (len(CONTENT) - 1, 1)])
+async def test_a_slice_of_a_file_is_sent(nursery, file, offset, length):
+    with connected() as (transport, client):
+        nursery.start_soon(send_file, transport, FileSlice(file, offset, length))
+        assert await read(client, length) == CONTENT[offset : offset + length]
+    assert file.tell() == 0
+
+
+@pytest.mark.usefixtures("way")
+async def test_a_slice_of_a_file_is_sent_on_a_unix_socket(nursery, file):
+    server, client = socket.socketpair()
+    with client:
+        client.settimeout(0)
+        transport = SocketTransport(
+            server, None, watch=None, spool=Spool(0, Budget(math.inf)), receive_buffers=Budget(math.inf)
+        )
+        nursery.start_soon(send_file, transport, FileSlice(file, 0, len(CONTENT)))
+        assert await read(client, len(CONTENT)) == CONTENT
+        transport.close()
+
+
+@pytest.mark.usefixtures("way")
+async def test_one_send_of_a_file_is_bounded_and_no_room_is_no_error(file):
+    with connected() as (transport, _):
+        assert 0 < transport.send_nowait(FileSlice(file, 0, len(CONTENT))) <= 262_144
+        while transport.send_nowait(FileSlice(file, 0, len(CONTENT))):
+            pass
+        while transport.send_nowait(bytes(1)):
+            pass
+        assert transport.send_nowait(FileSlice(file, 0, 1)) == 0
+
+
+@pytest.mark.usefixtures("way")
+async def test_a_file_that_ends_before_its_slice_is_a_response_error(file, tmp_path):
+    with connected() as (transport, _):
+        assert transport.send_nowait(FileSlice(file, 0, 1000)) == 1000
+        (tmp_path / "file").write_bytes(bytes(999))
+        with pytest.raises(ResponseError, match=r"shorter .* ends before byte 1000, and 5 more were announced"):
+            transport.send_nowait(FileSlice(file, 1000, 5))
+
+
+@pytest.mark.usefixtures("way")
+async def test_a_file_that_was_closed_is_a_response_error_and_its_number_is_not_used_again(file):
+    with connected() as (transport, _):
+        file.close()
+        with pytest.raises(ResponseError, match="closed before all of it was sent"):
+            transport.send_nowait(FileSlice(file, 0, 10))
+
+
+async def test_a_file_that_cannot_be_read_is_a_response_error():
+    read_end, write_end = os.pipe()
+    os.close(write_end)
+    with connected() as (transport, _), io.FileIO(read_end) as pipe:
+        part = FileSlice(pipe, 0, 10)
+        with pytest.raises(ResponseError, match="cannot be read at byte 0: Illegal seek"):
+            transport.send_nowait(part)
+
+
+@pytest.mark.usefixtures("way")
+async def test_a_file_to_a_client_that_was_reset_is_hung_up(file):
+    with connected() as (transport, client):
+        reset(client)
+        await something_arrives(transport._sock)
+
+        for _ in range(2):
+            with pytest.raises(HungUp) as hung_up:
+                transport.send_nowait(FileSlice(file, 0, 10))
+            assert hung_up.value.cause is Cause.RESET
 
 
 # Interruption

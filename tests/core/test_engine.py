@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from trioserve.core.engine import NEED_DATA, H11Engine
 from trioserve.core.errors import RequestError, ResponseError
 from trioserve.core.limits import Limits
-from trioserve.core.messages import BodyPart, EndOfRequest, RequestHead, ResponseHead, Wire
+from trioserve.core.messages import BodyPart, EndOfRequest, FileSlice, RequestHead, ResponseHead, Wire
 
 LIMITS = Limits()
 EMPTY = [(b"content-length", b"0")]
@@ -722,6 +722,33 @@ def test_every_part_of_a_wire_that_is_content_is_payload_and_the_rest_is_not():
     engine = engine_after(GET_10)
     engine.start_response(ResponseHead(200, []))
     assert engine.send_part(b"hello") == Wire(b"", b"hello", b"")
+
+
+def test_a_file_passes_through_as_it_is_with_its_framing_around_it():
+    file = FileSlice(object(), 7, 16)
+    engine = engine_after(GET)
+    assert engine.respond(ResponseHead(200, [(b"content-length", b"16")]), file) == Wire(
+        b"HTTP/1.1 200 OK\r\ncontent-length: 16\r\n\r\n", file, b""
+    )
+    assert engine.response_complete
+    engine = engine_after(GET)
+    engine.start_response(ResponseHead(200, []))
+    assert engine.send_part(file) == Wire(b"10\r\n", file, b"\r\n")
+
+
+def test_a_file_must_be_as_long_as_the_content_length_says():
+    engine = engine_after(GET)
+    with pytest.raises(ResponseError, match="the body has 16 bytes"):
+        engine.respond(ResponseHead(200, [(b"content-length", b"17")]), FileSlice(object(), 0, 16))
+    engine.start_response(ResponseHead(200, [(b"content-length", b"15")]))
+    with pytest.raises(ResponseError, match="Too much"):
+        engine.send_part(FileSlice(object(), 0, 16))
+
+
+@pytest.mark.parametrize(("wire", "status"), [(GET.replace(b"GET", b"HEAD"), 200), (GET, 304)])
+def test_a_file_is_not_sent_where_http_forbids_content(wire, status):
+    answer = engine_after(wire).respond(ResponseHead(status, []), FileSlice(object(), 0, 16))
+    assert (answer.payload, answer.suffix) == (b"", b"")
 
 
 def test_a_part_of_no_bytes_does_not_end_a_chunked_response():

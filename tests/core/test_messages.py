@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioserve.core.messages import Headers, RequestHead, Wire
+from trioserve.core.messages import FileSlice, Headers, RequestHead, Wire
 
 RAW = [(b"host", b"a"), (b"x-one", b"1"), (b"accept", b"text/html"), (b"x-one", b"2"), (b"empty", b"")]
 HEADERS = Headers(RAW)
@@ -82,6 +82,31 @@ def test_a_request_head_has_its_fields_as_headers():
 def test_payload_sent_counts_the_content_among_the_bytes_on_the_wire(sent, payload):
     wire = Wire(b"12345", b"payload", b"\r\n")
     assert wire.payload_sent(sent) == payload
+
+
+@pytest.mark.parametrize(
+    ("part", "offset", "length"),
+    [
+        (slice(0, None), 100, 10),
+        (slice(3, None), 103, 7),
+        (slice(10, None), 110, 0),
+        (slice(11, None), 110, 0),
+        (slice(None, 4), 100, 4),
+        (slice(2, 4), 102, 2),
+        (slice(-3, None), 107, 3),
+    ],
+)
+def test_a_slice_of_a_file_is_sliced_like_bytes(part, offset, length):
+    file = object()
+    narrower = FileSlice(file, 100, 10)[part]
+    assert (narrower.file, narrower.offset, len(narrower)) == (file, offset, length)
+    assert length == len(bytes(10)[part])
+    assert bool(narrower) is (length > 0)
+
+
+def test_a_slice_of_a_file_has_no_gaps():
+    with pytest.raises(ValueError, match="no gaps"):
+        FileSlice(object(), 0, 10)[::2]
 
 
 @given(parts=st.tuples(st.binary(max_size=9), st.binary(max_size=9), st.binary(max_size=9)), data=st.data())

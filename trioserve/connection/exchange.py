@@ -28,7 +28,7 @@ from trioserve.core.lifecycle import (
     phase_of,
 )
 from trioserve.core.limits import Deadlines, Limits
-from trioserve.core.messages import BodyPart, Field, RequestHead, ResponseHead, Wire
+from trioserve.core.messages import BodyPart, Content, Field, RequestHead, ResponseHead, Wire
 from trioserve.core.records import Abandoned, ClientAddress, Completed
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class ServedExchange:
     # The response. Each of these asks first whether there is still somebody to send to: once the end has come, the
     # engine and the record know nothing of what the handler still sends.
 
-    async def respond(self, status: int, fields: Sequence[Field], body: bytes) -> None:
+    async def respond(self, status: int, fields: Sequence[Field], body: Content) -> None:
         self._handler_returned = True
         if await self._discards():
             return
@@ -197,7 +197,7 @@ class ServedExchange:
         self._begun(head, len(data))
         await self._connection.sender.send(Wire(data, b"", b""))
 
-    async def send_part(self, data: bytes) -> None:
+    async def send_part(self, data: Content) -> None:
         # Before the part and not after it: nothing may be written once the client is known to be gone.
         await trio.lowlevel.checkpoint()
         if await self._discards():
@@ -321,7 +321,7 @@ class ServedExchange:
         await self._connection.departure.checkpoint()
         return True
 
-    def _begin_whole(self, status: int, fields: Sequence[Field], body: bytes) -> Wire:
+    def _begin_whole(self, status: int, fields: Sequence[Field], body: Content) -> Wire:
         head = self._head_of_response(status, fields)
         wire = self._connection.engine.respond(head, body)
         self._begun(head, len(wire.prefix))

@@ -20,6 +20,7 @@ import trio
 from trioserve.connection.spool import Spool
 from trioserve.connection.transport import HungUp, Interrupted, OnBytes, OnHangup, Transport
 from trioserve.core.lifecycle import Cause
+from trioserve.core.messages import FileSlice
 from trioserve.core.records import ClientAddress
 
 READ_AHEAD = 65_536
@@ -161,7 +162,7 @@ class ReadAhead:
     def unacked_bytes(self) -> int | None:
         return self._transport.unacked_bytes()
 
-    def send_nowait(self, data: bytes | memoryview) -> int:
+    def send_nowait(self, data: bytes | memoryview | FileSlice) -> int:
         return self._transport.send_nowait(data)
 
     async def wait_writable(self) -> None:

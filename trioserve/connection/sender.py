@@ -8,6 +8,11 @@ A send has two steps, so that a handler may cancel one without breaking the fram
 before has been handed over: cancelled there, nothing of the new piece exists yet. Then the engine makes the piece's
 bytes and `send` takes them up at once: cancelled there, what is left of them stays here, and the next `ready` hands
 it over. So the bytes on the wire are always a prefix of what the engine was told, and one piece at most is held.
+
+A piece whose payload is (a slice of) a file is handed over in up to three runs, the payload between its framing; all
+others are one run of bytes. A file that turns out to be shorter than was announced, or cannot be read, stays here as a
+piece that cannot get out: whoever sends or ends the response is told so, again and again, until it is cut. Nothing else
+can go in its place.
 """
 
 from __future__ import annotations
@@ -17,9 +22,9 @@ import trio
 from trioserve.connection.departure import Departure
 from trioserve.connection.timers import Timers
 from trioserve.connection.transport import HungUp, Interrupted, Transport
-from trioserve.core.errors import ClientGone
+from trioserve.core.errors import ClientGone, ResponseError
 from trioserve.core.lifecycle import Cause
-from trioserve.core.messages import Wire
+from trioserve.core.messages import FileSlice, Wire
 
 _NOTHING = Wire(b"", b"", b"")
 _NO_BYTES = memoryview(b"")
@@ -36,9 +41,10 @@ class Sender:
         self._departure = departure
         self._send_stall = send_stall
         self._timer = timers.timer(self._look)
-        # The piece that is being handed over, and what of its bytes is left.
+        # The piece that is being handed over, what of its current run is left, and the runs behind that.
         self._wire = _NOTHING
-        self._unsent = _NO_BYTES
+        self._unsent: memoryview | FileSlice = _NO_BYTES
+        self._behind: list[memoryview | FileSlice] = []
         self._busy = False
         # Part of a piece is on the wire and the rest was forgotten: what followed would be taken for that rest.
         self._cut = False
@@ -54,7 +60,8 @@ class Sender:
     @property
     def content_bytes(self) -> int:
         """Bytes of the current response's content that were handed to the transport."""
-        return self._content_bytes + self._wire.payload_sent(sum(map(len, self._wire)) - len(self._unsent))
+        unsent = len(self._unsent) + sum(map(len, self._behind))
+        return self._content_bytes + self._wire.payload_sent(sum(map(len, self._wire)) - unsent)
 
     def new_response(self) -> None:
         """A new exchange begins: count from zero."""
@@ -67,6 +74,7 @@ class Sender:
         Raises:
             trio.Cancelled, ClientGone: the end has come; see `Departure.checkpoint`.
             trio.BusyResourceError: another task is sending.
+            ResponseError: the last piece's file cannot be sent.
         """
         if self._busy:
             raise trio.BusyResourceError("another task is already sending this response")
@@ -78,6 +86,7 @@ class Sender:
 
         Raises:
             trio.Cancelled, ClientGone: the end has come; see `Departure.checkpoint`.
+            ResponseError: the piece's file cannot be sent.
         """
         self._take_up(wire)
         if not self._try_push():
@@ -104,7 +113,7 @@ class Sender:
         self._timer.stop()
         self._cut = self._cut or 0 < len(self._unsent) < sum(map(len, self._wire))
         self._content_bytes = self.content_bytes
-        self._wire, self._unsent = _NOTHING, _NO_BYTES
+        self._wire, self._unsent, self._behind = _NOTHING, _NO_BYTES, []
 
     def discard(self) -> None:
         """The connection is over: no timer of ours will be due."""
@@ -112,8 +121,13 @@ class Sender:
 
     def _take_up(self, wire: Wire) -> None:
         assert not self._unsent, "a piece was given before the one before it was out"
-        self._unsent = memoryview(b"".join(wire) if wire.prefix or wire.suffix else wire.payload)
         self._wire = wire
+        prefix, payload, suffix = wire
+        if isinstance(payload, FileSlice):
+            runs = (memoryview(prefix), payload, memoryview(suffix))
+            self._unsent, *self._behind = [run for run in runs if run]
+        else:
+            self._unsent = memoryview(b"".join((prefix, payload, suffix)) if prefix or suffix else payload)
 
     async def _flush(self) -> None:
         """Hand over what is left, waiting for room."""
@@ -131,12 +145,19 @@ class Sender:
             self._busy = False
 
     def _try_push(self) -> bool:
-        """Hand over what there is room for; says whether that was all."""
+        """Hand over what there is room for; says whether that was all.
+
+        Raises:
+            ResponseError: the piece's file cannot be sent.
+        """
         try:
             taken = self._transport.send_nowait(self._unsent)
         except HungUp as error:
             self._departure.hung_up(error.cause)
             return False
+        except ResponseError:
+            self._timer.stop()  # it is not the client who is slow
+            raise
         self._unsent = self._unsent[taken:]
         self.response_bytes += taken
         if self._unsent:
@@ -144,6 +165,9 @@ class Sender:
                 self._timer.stop()  # the clock starts anew
             return False
         self._timer.stop()
+        if self._behind:
+            self._unsent = self._behind.pop(0)
+            return self._try_push()
         # Nothing is kept of a piece that is out: an idle connection holds no response.
         self._content_bytes += len(self._wire.payload)
         self._wire, self._unsent = _NOTHING, _NO_BYTES

@@ -17,6 +17,7 @@ Rules:
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 import sys
@@ -27,7 +28,9 @@ import trio
 
 from trioserve.connection.hangup import HangupWatch
 from trioserve.connection.spool import RECEIVE_SIZE, Budget, Spool
+from trioserve.core.errors import ResponseError
 from trioserve.core.lifecycle import Cause
+from trioserve.core.messages import FileSlice
 from trioserve.core.records import ClientAddress
 
 
@@ -69,11 +72,13 @@ class Transport(Protocol):
         """
         ...
 
-    def send_nowait(self, data: bytes | memoryview) -> int:
-        """Hand over as much of `data` as there is room for; returns how many bytes (0: no room).
+    def send_nowait(self, data: bytes | memoryview | FileSlice) -> int:
+        """Hand over as much of `data` as there is room for; returns how many bytes (0: no room). Of a file (not empty)
+        it may be less.
 
         Raises:
             HungUp: the peer is gone.
+            ResponseError: the file cannot be read, or ends before the slice does.
         """
         ...
 
@@ -189,13 +194,30 @@ class SocketTransport:
         except trio.ClosedResourceError:
             raise Interrupted from None
 
-    def send_nowait(self, data: bytes | memoryview) -> int:
+    def send_nowait(self, data: bytes | memoryview | FileSlice) -> int:
+        if isinstance(data, FileSlice):
+            return self._send_file(data)
         try:
             return self._sock.send(data)
         except BlockingIOError:
             return 0
         except OSError as error:
             raise HungUp(cause_of(error.errno)) from None
+
+    def _send_file(self, part: FileSlice) -> int:
+        descriptor, offset = descriptor_of(part), part.offset
+        try:
+            sent = _sendfile(self._sock.fileno(), descriptor, offset, min(len(part), _FILE_A_ROUND))
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if error.errno in _PEER_GONE:
+                raise HungUp(cause_of(error.errno)) from None
+            # The system has no sendfile, or not for this file system; or the file is broken, which reading will tell.
+            return self.send_nowait(read_slice(part, RECEIVE_SIZE))
+        if not sent:
+            raise _ended_early(part)
+        return sent
 
     async def wait_writable(self) -> None:
         try:
@@ -312,7 +334,55 @@ class SocketTransport:
         self.close()
 
 
+_FILE_A_ROUND = 262_144
+"""How much of a file one send hands over at the most. The system may have to read it from the disk, and all other
+connections wait for that; between two sends they have their turn."""
+
+
+def descriptor_of(part: FileSlice) -> int:
+    """The descriptor of a slice's file.
+
+    Raises:
+        ResponseError: the file was closed.
+    """
+    try:
+        return part.file.fileno()
+    except ValueError:
+        raise ResponseError("the file was closed before all of it was sent; keep it open until then") from None
+
+
+def read_slice(part: FileSlice, limit: int) -> bytes:
+    """Up to `limit` bytes from the beginning of a slice, for a transport that cannot have the system send them.
+
+    Raises:
+        ResponseError: the file was closed, cannot be read, or ends before the slice does.
+    """
+    descriptor = descriptor_of(part)
+    try:
+        data = os.pread(descriptor, min(len(part), limit), part.offset)
+    except OSError as error:
+        raise ResponseError(f"the file cannot be read at byte {part.offset}: {error.strerror}") from error
+    if not data:
+        raise _ended_early(part)
+    return data
+
+
+def _ended_early(part: FileSlice) -> ResponseError:
+    return ResponseError(
+        f"the file has become shorter while it was sent: it ends before byte {part.offset}, and {len(part)} more were "
+        "announced; replace a file by renaming a new one over it"
+    )
+
+
+def _no_sendfile(_out: int, _in: int, _offset: int, _count: int) -> int:
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+
+_sendfile = getattr(os, "sendfile", _no_sendfile)
+
 _SILENCE = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN})
+_PEER_GONE = _SILENCE | {errno.EPIPE, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN}
+"""What sendfile says of the peer; all else may be the file's fault."""
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 
 

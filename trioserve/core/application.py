@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from trioserve.core.lifecycle import CANCEL, Cause, DisconnectPolicy, HalfClose
 from trioserve.core.limits import Deadlines, Limits
-from trioserve.core.messages import Field, RequestHead
+from trioserve.core.messages import Content, Field, RequestHead
 from trioserve.core.records import Abandoned, ClientAddress
 from trioserve.core.status import DEFAULT, StatusPolicy
 
@@ -107,11 +107,14 @@ class Exchange(Protocol):
         """
         ...
 
-    async def respond(self, status: int, fields: Sequence[Field], body: bytes) -> None:
+    async def respond(self, status: int, fields: Sequence[Field], body: Content) -> None:
         """Send a whole response. `content-length` is added where the status code allows content.
 
+        A file that is (a slice of) the body must stay open until this returns, and can then be closed.
+
         Raises:
-            ResponseError: the response is malformed, or one was begun before.
+            ResponseError: the response is malformed, or one was begun before; or the body is a file that cannot be
+                read, or has become shorter.
         """
         ...
 
@@ -119,13 +122,15 @@ class Exchange(Protocol):
         """Begin a streamed response. Nothing is sent before its first part or end."""
         ...
 
-    async def send_part(self, data: bytes) -> None:
+    async def send_part(self, data: Content) -> None:
         """Send one part of a streamed response; always a checkpoint, also when the client does not wait.
 
-        A send that is cancelled half-way is completed by the next one, so framing never breaks.
+        A send that is cancelled half-way is completed by the next one, so framing never breaks. If the part was a file,
+        it must stay open until then.
 
         Raises:
-            ResponseError: no response was started, or the part goes beyond its Content-Length.
+            ResponseError: no response was started, or the part goes beyond its Content-Length; or the part is a file
+                that cannot be read, or has become shorter.
             ClientGone: the client has left (only where a cancellation cannot reach).
         """
         ...

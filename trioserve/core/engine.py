@@ -24,7 +24,7 @@ import h11
 
 from trioserve.core.errors import RequestError, ResponseError
 from trioserve.core.limits import Limits
-from trioserve.core.messages import BodyPart, EndOfRequest, Field, RequestHead, ResponseHead, Wire
+from trioserve.core.messages import BodyPart, Content, EndOfRequest, Field, RequestHead, ResponseHead, Wire
 
 
 class Waiting(Enum):
@@ -90,7 +90,7 @@ class Engine(Protocol):
         """
         ...
 
-    def respond(self, head: ResponseHead, body: bytes) -> Wire:
+    def respond(self, head: ResponseHead, body: Content) -> Wire:
         """A whole response, framed by its Content-Length if it has one. `body` is not sent where HTTP forbids it.
 
         Raises:
@@ -108,7 +108,7 @@ class Engine(Protocol):
         """
         ...
 
-    def send_part(self, data: bytes) -> Wire:
+    def send_part(self, data: Content) -> Wire:
         """A part of a streamed response's content.
 
         Raises:
@@ -272,7 +272,7 @@ class H11Engine:
             raise ResponseError(str(error)) from None
         return self._send(response)
 
-    def respond(self, head: ResponseHead, body: bytes) -> Wire:
+    def respond(self, head: ResponseHead, body: Content) -> Wire:
         # Checked before h11 is touched: once it has refused something, it sends nothing more, not even a 500.
         if self.content_allowed(head.status):
             _check_length(head, body)
@@ -296,8 +296,9 @@ class H11Engine:
         )
         return self._send(response)
 
-    def send_part(self, data: bytes) -> Wire:
-        parts = self._send_parts(h11.Data(data=data))
+    def send_part(self, data: Content) -> Wire:
+        # h11 asks no more of the data than its length, and hands it back as it is.
+        parts = self._send_parts(h11.Data(data=data))  # type: ignore[arg-type]
         if len(parts) == 3:
             return Wire(parts[0], data, parts[2])
         return Wire(b"", data, b"")
@@ -368,7 +369,7 @@ def _has_length(response: h11.Response) -> bool:
     return b"content-length" in names and b"transfer-encoding" not in names
 
 
-def _check_length(head: ResponseHead, body: bytes) -> None:
+def _check_length(head: ResponseHead, body: Content) -> None:
     for name, value in head.fields:
         if name.lower() == b"content-length" and value != b"%d" % len(body):
             raise ResponseError(f"Content-Length says {value!r}, but the body has {len(body)} bytes")

@@ -11,7 +11,7 @@ Field names are lower-case bytes and field values are bytes exactly as they came
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, overload
+from typing import NamedTuple, Protocol, overload
 
 Field = tuple[bytes, bytes]
 """A field line: (lower-case name, value), RFC 9110 §5."""
@@ -109,6 +109,46 @@ class ResponseHead(NamedTuple):
     fields: Sequence[Field]
 
 
+class OpenFile(Protocol):
+    """A regular file that is open for reading, such as an `io.FileIO`."""
+
+    def fileno(self) -> int:
+        """Its descriptor.
+
+        Raises:
+            ValueError: it is closed. So a number that the system has given to another file since is never used.
+        """
+        ...
+
+
+class FileSlice:
+    """`length` bytes of an open file from `offset` on, as content that is sent without being read into memory.
+
+    What is left when the first `n` bytes are sent is `file_slice[n:]`. The file belongs to whoever opened it and must
+    stay open until the slice is sent.
+    """
+
+    __slots__ = ("_length", "file", "offset")
+
+    def __init__(self, file: OpenFile, offset: int, length: int) -> None:
+        self.file = file
+        self.offset = offset
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, part: slice) -> FileSlice:
+        positions = range(self.offset, self.offset + self._length)[part]
+        if positions.step != 1:
+            raise ValueError(f"a slice of a file has no gaps, and is not read backwards: {part}")
+        return FileSlice(self.file, positions.start, len(positions))
+
+
+Content = bytes | FileSlice
+"""Content of a response, or a part of it."""
+
+
 class Wire(NamedTuple):
     """Bytes to hand to the transport: `prefix` and `suffix` are framing, `payload` is the response's content.
 
@@ -116,7 +156,7 @@ class Wire(NamedTuple):
     """
 
     prefix: bytes
-    payload: bytes
+    payload: Content
     suffix: bytes
 
     def payload_sent(self, wire_bytes_sent: int) -> int:

@@ -26,8 +26,9 @@ import trio
 
 from trioserve.connection.spool import RECEIVE_SIZE, Spool
 from trioserve.connection.timers import current_timers
-from trioserve.connection.transport import HungUp, Interrupted, OnBytes, OnHangup
+from trioserve.connection.transport import HungUp, Interrupted, OnBytes, OnHangup, read_slice
 from trioserve.core.lifecycle import Cause
+from trioserve.core.messages import FileSlice
 from trioserve.core.records import ClientAddress
 
 SEND_BUFFER = 65_536
@@ -54,12 +55,19 @@ class _Flow:
         self.on_arrival: Callable[[], None] = _nobody
         self.on_room: Callable[[], None] = _nobody
 
-    def send(self, data: bytes | memoryview) -> int:
-        """Take what there is room for."""
+    def send(self, data: bytes | memoryview | FileSlice) -> int:
+        """Take what there is room for.
+
+        Raises:
+            ResponseError: `data` is a file that cannot be read, or ends before the slice does.
+        """
         room = self._send_buffer - len(self._queued)
         if not self.cut:
             room += self._window - len(self._arrived)
-        taken = bytes(data[: max(room, 0)])
+        room = max(room, 0)
+        if isinstance(data, FileSlice):
+            data = read_slice(data, room) if room else b""
+        taken = bytes(data[:room])
         self._queued += taken
         self._move()
         return len(taken)
@@ -194,7 +202,7 @@ class MemoryTransport(_End):
     async def wait_readable(self) -> None:
         await self._readers.wait_until(lambda: bool(self._spool.size) or self._readable())
 
-    def send_nowait(self, data: bytes | memoryview) -> int:
+    def send_nowait(self, data: bytes | memoryview | FileSlice) -> int:
         if self._broken is not None:
             raise HungUp(self._broken)
         taken = self._outgoing.send(data)
