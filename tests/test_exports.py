@@ -52,6 +52,8 @@ PUBLIC = [
     "TcpAddress",
     "TrioserveError",
     "UnixAddress",
+    "WebSocket",
+    "WebSocketClosed",
     "UploadedFile",
     "serve",
 ]

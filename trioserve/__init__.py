@@ -11,6 +11,7 @@ from trioserve.app.router import Middleware, Next, PolicyOptions, RouteOptions, 
 from trioserve.app.routing import Converter
 from trioserve.app.streaming import Send
 from trioserve.app.uploads import UploadedFile
+from trioserve.app.websocket import WebSocket, WebSocketClosed
 from trioserve.core.errors import (
     ClientGone,
     ConfigError,
@@ -69,6 +70,8 @@ __all__ = [
     "TcpAddress",
     "TrioserveError",
     "UnixAddress",
+    "WebSocket",
+    "WebSocketClosed",
     "UploadedFile",
     "serve",
 ]

@@ -178,7 +178,7 @@ async def test_a_client_that_is_done_may_half_close(stage: Stage) -> None:
         client = await switched(theatre)
         await client.send(b"last")
         await client.half_close()
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        await trio.testing.wait_all_tasks_blocked()
         go_on.set()
         assert await client.receive_to_end() == b"bye"
         assert (await theatre.completed()).status == 101
@@ -225,7 +225,7 @@ async def test_a_handler_that_runs_on_reads_the_rest_and_sends_into_the_void(
         client = await switched(theatre)
         client.send_now(b"before")
         client.leave("FIN")
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        await trio.testing.wait_all_tasks_blocked()
         go_on.set()
         record = await theatre.abandoned()
         assert b"".join(received) == b"before"
