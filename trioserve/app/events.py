@@ -70,8 +70,8 @@ class Event:
                 raise ResponseError(f"an event's {field} is text without line breaks and NULs, not {value!r}")
         if self.comment is not None and not isinstance(self.comment, str):
             raise ResponseError(f"an event's comment is text, not {self.comment!r}")
-        if self.retry is not None:
-            _check_seconds("retry", self.retry)
+        if self.retry is not None and not (_is_number(self.retry) and 0 <= self.retry < math.inf):
+            raise ResponseError(f"retry={self.retry!r}; it is a number of seconds")
 
     def encode(self) -> bytes:
         """The event as it is sent."""
@@ -132,16 +132,13 @@ def checked_ping(ping: float) -> float:
     Raises:
         ResponseError: it is no positive number.
     """
-    _check_seconds("ping", ping, or_never=True)
-    if ping == 0:
-        raise ResponseError("ping=0 would never rest; give seconds, or math.inf for none")
+    if not (_is_number(ping) and ping > 0):
+        raise ResponseError(f"ping={ping!r}; it is a positive number of seconds (math.inf: none)")
     return ping
 
 
-def _check_seconds(name: str, value: Any, *, or_never: bool = False) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and value >= 0 and (or_never or value < math.inf)):
-        raise ResponseError(f"{name}={value!r}; it is a number of seconds")
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class EventStream:
@@ -166,9 +163,6 @@ class EventStream:
 
     async def send_all(self, source: Any) -> None:
         """Send all events of a source, and comments while it has none."""
-        if self._ping == math.inf:
-            await pour(source, self.send)
-            return
         error: BaseException | None = None
         async with trio.open_nursery() as nursery:
             # Shielded, so that it ends by this scope alone, which is left as soon as the source has ended, however it
