@@ -66,6 +66,9 @@ class FakeExchange:
     def handler_starts(self) -> None:
         self.log.append("starts")
 
+    def handler_returned(self) -> None:
+        self.log.append("returned")
+
     async def run_in_thread(self, function: Callable[[], Any]) -> Any:
         self.log.append("thread")
         self.handler_starts()

@@ -22,6 +22,7 @@ from wsproto.events import CloseConnection, Ping, Pong, TextMessage
 from tests.support.server import start
 from tests.support.websocket import ACCEPTED, HANDSHAKE, Frames, OneWebSocket, shaken
 from trioserve import (
+    CANCEL,
     FINISH,
     Cause,
     Completed,
@@ -814,6 +815,21 @@ async def test_a_departure_behind_a_full_queue_is_noticed(stage: Stage, how: str
         assert handler.visit.cancelled
 
 
+@every_stage
+@pytest.mark.parametrize("how", WAYS)
+async def test_a_departure_behind_more_than_the_connection_takes_is_noticed(stage: Stage, how: str) -> None:
+    handler = Idle()
+    async with stage.serve(OneWebSocket(handler), Config(limits=Limits(websocket_queue=2))) as theatre:
+        client = await Frames.connect(theatre)
+        await handler.visit.started.wait()
+        await client.send("one", "two", "three")
+        await wait_all_tasks_blocked()
+        client.client.send_until_blocked()
+        client.client.leave(how)
+        expect(await theatre.abandoned(), how)
+        assert handler.visit.cancelled
+
+
 @in_memory
 async def test_a_client_that_vanishes_is_given_up_by_the_system(stage: Stage) -> None:
     handler = Idle()
@@ -931,6 +947,102 @@ async def test_a_client_that_closes_and_goes_is_a_departure_for_a_handler_that_i
         client.client.leave("FIN")
         expect(await theatre.abandoned(), "FIN")
         assert handler.visit.cancelled
+
+
+@in_memory
+async def test_a_handler_that_works_on_for_a_client_that_closed_and_went_is_stopped_after_a_while(stage: Stage) -> None:
+    visit = Visit()
+
+    async def leak(socket: WebSocket) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(visit.until_cancelled)
+            async for _ in socket:
+                pass
+
+    async with stage.serve(OneWebSocket(leak), Config(deadlines=Deadlines(unwind=7))) as theatre:
+        client = await Frames.connect(theatre)
+        await visit.started.wait()
+        await client.send(CloseConnection(1001))
+        client.client.leave("FIN")
+        record = await theatre.abandoned()
+        expect(record, "FIN")
+        assert record.duration == pytest.approx(7)
+        assert visit.cancelled
+
+
+@in_memory
+async def test_a_handler_that_works_on_for_a_client_that_closed_and_waits_is_not_stopped(stage: Stage) -> None:
+    async def clean_up(socket: WebSocket) -> None:
+        async for _ in socket:
+            pass
+        await trio.sleep(100)
+
+    async with stage.serve(OneWebSocket(clean_up)) as theatre:
+        client = await Frames.connect(theatre)
+        await client.close(1001)
+        assert await client.closed() == (1001, "")
+        assert (await theatre.completed()).duration == pytest.approx(100)
+
+
+@every_stage
+@pytest.mark.parametrize("shield", [True, False])
+async def test_a_client_that_leaves_before_it_was_accepted_is_1006_for_a_handler_that_runs_on(
+    stage: Stage, *, shield: bool
+) -> None:
+    visit, go_on, seen = Visit(), trio.Event(), []
+
+    async def late(socket: WebSocket) -> None:
+        with trio.CancelScope(shield=shield):
+            async with visit:
+                await go_on.wait()
+            for attempt in socket.receive, socket.receive:
+                with pytest.raises(WebSocketClosed) as caught:
+                    await attempt()
+                seen.append(caught.value.code)
+
+    async with stage.serve(OneWebSocket(late, disconnect=CANCEL if shield else FINISH)) as theatre:
+        client = await theatre.connect()
+        await client.send(HANDSHAKE)
+        await visit.started.wait()
+        client.leave("FIN")
+        await wait_all_tasks_blocked()
+        go_on.set()
+        record = await theatre.abandoned()
+        assert seen == [1006, 1006]
+        assert (record.phase, record.status, record.sent_status) == (Phase.HANDLER, 499, None)
+        assert record.outcome is Outcome.FINISHED
+
+
+@in_memory
+async def test_a_handler_that_has_returned_has_finished_if_the_client_leaves_before_our_close(
+    stage: Stage,
+) -> None:
+    async def send(socket: WebSocket) -> None:
+        with trio.move_on_after(1):
+            await socket.send(bytes(10_000))
+
+    async with stage.serve(OneWebSocket(send)) as theatre:
+        client = await Frames.connect(theatre, send_buffer=100, window=100)
+        await trio.sleep(2)
+        client.client.leave("RESET")
+        expect(await theatre.abandoned(), "RESET", Outcome.FINISHED)
+
+
+@in_memory
+async def test_an_accept_that_is_cancelled_half_way_is_completed_by_what_comes_next(stage: Stage) -> None:
+    async def impatient(socket: WebSocket) -> None:
+        with trio.move_on_after(1):
+            await socket.accept()
+        await socket.send("hello")
+
+    async with stage.serve(OneWebSocket(impatient)) as theatre:
+        client = await theatre.connect(send_buffer=20, window=20)
+        await client.send(HANDSHAKE)
+        await trio.sleep(2)
+        assert await shaken(client) == ACCEPTED
+        frames = Frames(client)
+        assert await frames.message() == "hello"
+        assert await frames.closed() == (1000, "")
 
 
 # We give up

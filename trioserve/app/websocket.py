@@ -18,8 +18,8 @@ waits for a client that does not read.
 * **A Close frame is no departure.** Messages before it are delivered; then `receive` raises WebSocketClosed, iteration
   ends, and so does a `send`. The handler is not cancelled by it. Our own Close frame goes out when the handler has
   ended. A client that leaves right behind its Close frame is a departure as long as the handler does something else:
-  there is nobody left to work for. For a handler that waits in `receive`, or has heard of the Close frame already,
-  it is not.
+  there is nobody left to work for. A handler that waits in `receive`, or has heard of the Close frame already, has
+  `Deadlines.unwind` to clean up before the client's leaving is a departure.
 * **Sends** from several tasks wait for each other: frames never mix. A send that is cancelled half-way is completed by
   the next one, so a message is sent whole or not at all, unless the connection ends.
 * **The client's mistakes** (RFC 6455 §7.4.1): a Close frame with 1002 for a broken protocol, 1007 for text that is no
@@ -276,6 +276,8 @@ class WebSocket:
     async def _accept(self, fields: Sequence[Field]) -> None:
         try:
             await self._exchange.switch_protocols(fields, self._last_words)
+        except ClientGone:
+            raise WebSocketClosed(ABNORMAL, "") from None
         finally:
             # Also if the handler has cancelled the sending of the 101: its rest goes before the first frame.
             if self._exchange.switched:
@@ -437,8 +439,9 @@ class WebSocket:
 
     async def finish(self) -> None:
         """The handler has ended: see to it that both sides have said goodbye. For `serve_websocket`."""
-        await self._accept_if_needed()
+        self._exchange.handler_returned()
         try:
+            await self._accept_if_needed()
             await self._say_goodbye(*self._last_code())
         except WebSocketClosed:
             return  # a shield around all this has held the cancellation off; there is nobody left
@@ -510,6 +513,11 @@ class WebSocket:
                     data = await self._exchange.receive_bytes()
                     self._heard_at = trio.current_time()
                     await self._take(data)
+            # The client may go now, and the handler knows why. But one that works on for nobody is to be stopped: after
+            # a while its client's leaving is met here, as a departure like any other.
+            await trio.sleep(self._exchange.deadlines.unwind)
+            while True:
+                await self._exchange.receive_bytes()
         except ClientGone:
             pass
         finally:
@@ -610,8 +618,8 @@ class WebSocket:
             if silence.cancelled_caught:
                 if self._heard_at < pinged_at and not self._room:
                     self._exchange.client_vanished()
-                pinged_at = trio.current_time()
                 await self._control(self._events.Ping())
+                pinged_at = trio.current_time()  # now, and not before it was sent: it may have had to wait
                 continue
             self._keeper_wanted = trio.Event()
             if self._mistake is not None:

@@ -70,6 +70,10 @@ class Exchange(Protocol):
         """Say so right before user code runs: until then an abandoned exchange counts as not started."""
         ...
 
+    def handler_returned(self) -> None:
+        """Say so when user code has ended and something is still to be sent. A whole response says it by itself."""
+        ...
+
     async def run_in_thread(self, function: Callable[[], T]) -> T:
         """Run a plain function in one of the server's worker threads (`Limits.threads`); calls `handler_starts` when
         there is one.
@@ -187,7 +191,7 @@ class Exchange(Protocol):
         ...
 
     def client_is_done(self) -> None:
-        """The client has said its last word in this protocol, and it was heard: its FIN is no departure any more."""
+        """The client has said its last word, and it was heard: its FIN is no departure until `receive_bytes` meets it."""
         ...
 
     def client_vanished(self) -> None:
