@@ -191,7 +191,7 @@ class Exchange(Protocol):
         ...
 
     def client_is_done(self) -> None:
-        """The client has said its last word, and it was heard: its FIN is no departure until `receive_bytes` meets it."""
+        """The client has said its last word and was heard: its FIN is no departure until `receive_bytes` meets it."""
         ...
 
     def client_vanished(self) -> None:
