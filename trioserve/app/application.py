@@ -22,9 +22,10 @@ from trioserve.app.errors import ErrorHandlers
 from trioserve.app.handlers import Dependency, dependency, place_of, plan
 from trioserve.app.request import Request, path_of
 from trioserve.app.response import Response
-from trioserve.app.route import Around, Call, Route, Running
+from trioserve.app.route import Around, Call, Route, Running, WebSocketRoute
 from trioserve.app.router import UPGRADE, Middleware, Next, PolicyOptions, Registration, Router
 from trioserve.app.routing import Converter, NoMatch, RouteTable
+from trioserve.app.websocket import WebSocket, check_handshake, is_websocket_upgrade
 from trioserve.core.application import Background, Endpoint, Hook
 from trioserve.core.callables import name_of
 from trioserve.core.errors import ConfigError, HTTPError, RequestError
@@ -179,8 +180,9 @@ class App(Router):
         registration = self._scoped(registration)
         try:
             pattern = registration.pattern()
-            where_from = plan(registration.handler, pattern.parameters, self._dependencies, {Request})
-            route = Route(registration, pattern, where_from, self._around, host=self)
+            kind, subject = (Route, Request) if registration.websocket is None else (WebSocketRoute, WebSocket)
+            where_from = plan(registration.handler, pattern.parameters, self._dependencies, {subject})
+            route = kind(registration, pattern, where_from, self._around, host=self)
             self._table.add(registration.methods, pattern, route)
         except ConfigError as error:
             raise ConfigError(f"{registration} of {registration.path!r}: {error}") from None
@@ -262,7 +264,12 @@ class App(Router):
 
     def endpoint(self, head: RequestHead) -> Endpoint:
         """The endpoint for a request: its route, or one that answers for want of one."""
-        match = self._table.find(head.method, path_of(head.target))
+        path = path_of(head.target)
+        match = self._table.find(head.method, path)
+        if UPGRADE in self._table.methods and is_websocket_upgrade(head):
+            # Where no WebSocket is served, its wish is ignored (RFC 9110 §7.8).
+            socket = self._table.find(UPGRADE, path)
+            match = match if isinstance(socket, NoMatch) else socket
         if isinstance(match, NoMatch):
             run = self._around.wrapped(self._without(head, match), self._middleware)
             return Call(None, self._without_route, run, {}, host=self)
@@ -274,7 +281,9 @@ class App(Router):
         method, methods = head.method, match.allowed
         if head.target == "*":
             methods = self._table.methods
-        allow = ", ".join(sorted((methods | {"OPTIONS"}) - {UPGRADE})) if methods else ""
+        # A WebSocket's handshake is a GET.
+        shown = {"OPTIONS", *("GET" if known == UPGRADE else known for known in methods)}
+        allow = ", ".join(sorted(shown))
 
         async def answer(_request: Request) -> Response:
             if method not in KNOWN_METHODS and method not in self._table.methods:
@@ -282,9 +291,7 @@ class App(Router):
             if methods and method == "OPTIONS":
                 return Response(status=204, headers={"allow": allow})
             if UPGRADE in methods and method == "GET":
-                raise HTTPError(
-                    426, "this address speaks WebSocket", headers={"upgrade": "websocket", "connection": "upgrade"}
-                )
+                check_handshake(head)  # says what is missing
             if methods:
                 raise HTTPError(405, f"{method} is not allowed here", headers={"allow": allow})
             if match.near is not None:

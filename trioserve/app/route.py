@@ -22,6 +22,7 @@ from trioserve.app.request import Request, Urls
 from trioserve.app.response import Response
 from trioserve.app.router import Middleware, Next, Registration
 from trioserve.app.routing import Pattern
+from trioserve.app.websocket import WebSocket, serve_websocket
 from trioserve.core.application import Background, Exchange, Rules
 from trioserve.core.callables import name_of
 from trioserve.core.errors import ResponseError
@@ -68,7 +69,7 @@ class Around:
             try:
                 return await call(request)
             except BaseException as error:
-                answer = self._errors.expected(sole(error)) if is_failure(error) else None
+                answer = self._errors.expected(sole(error)) if _answerable(request, error) else None
                 if answer is None:
                     raise
                 return await answer(request, sole(error))
@@ -80,13 +81,18 @@ class Around:
             try:
                 return await call(request)
             except BaseException as error:
-                answer = self._errors.unexpected(sole(error)) if is_failure(error) else None
+                answer = self._errors.unexpected(sole(error)) if _answerable(request, error) else None
                 if answer is None:
                     raise  # logged and answered by the connection, if it is to be answered
                 request.exchange.report_failure(sole(error))
                 return await answer(request, sole(error))
 
         return run
+
+
+def _answerable(request: Request, error: BaseException) -> bool:
+    """True if `error` is a failure, and a status code can still be said."""
+    return is_failure(error) and not request.exchange.switched
 
 
 def _followed(function: Middleware, call: Next) -> Next:
@@ -159,6 +165,36 @@ class Route:
 
     async def _called(self, request: Request, arguments: dict[str, Any]) -> Response:
         return response_of(self._handler, await self._invoke(request.exchange, **arguments))
+
+
+class WebSocketRoute(Route):
+    """A route whose handler serves a WebSocket. Middleware sees the whole session as one call.
+
+    It may refuse the handshake by not going on; what comes back is a response that was sent long ago.
+    """
+
+    async def _called(self, request: Request, arguments: dict[str, Any]) -> Response:
+        options = self.registration.websocket
+        assert options is not None, "a WebSocket's registration has its options"
+
+        async def handler(socket: WebSocket) -> None:
+            if self._plan.subject is not None:
+                arguments[self._plan.subject] = socket
+            await self._handler(**arguments)
+
+        await serve_websocket(request, handler, ping=options.ping, max_message=options.max_message)
+        return SwitchedResponse()
+
+
+class SwitchedResponse(Response):
+    """The 101 of a WebSocket's handshake, after the session."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.status = 101
+
+    async def send_to(self, exchange: Exchange) -> None:
+        """It was sent at the session's beginning."""
 
 
 class Call:

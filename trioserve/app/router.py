@@ -7,15 +7,17 @@ middleware of the outer comes first. The app makes `Route`s of them.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol, TypedDict, TypeVar, Unpack
+from typing import Any, NamedTuple, Protocol, TypedDict, TypeVar, Unpack
 
 from trioserve.app.handlers import Handler, place_of
 from trioserve.app.request import Request
 from trioserve.app.response import Response
 from trioserve.app.routing import CONVERTERS, Converter, Pattern
+from trioserve.app.websocket import PING, load_wsproto
 from trioserve.core.application import Rules
 from trioserve.core.callables import is_async
 from trioserve.core.errors import ConfigError
@@ -131,6 +133,13 @@ class Policies:
         )
 
 
+class WebSocketOptions(NamedTuple):
+    """What can be said for a WebSocket besides the policies; see `Router.websocket`."""
+
+    ping: float
+    max_message: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Registration:
     """A route as it was written down."""
@@ -143,8 +152,8 @@ class Registration:
     converters: Mapping[str, Converter] = field(default_factory=dict)
     # The lists themselves, outermost first: middleware may be registered after the routes.
     middleware: tuple[Sequence[Middleware], ...] = ()
-    # What is special about a WebSocket: seconds between keep-alive pings.
-    ping: float | None = None
+    # What there is to say of a WebSocket; None for other routes.
+    websocket: WebSocketOptions | None = None
 
     def __str__(self) -> str:
         return f"handler {place_of(self.handler)}"
@@ -201,7 +210,11 @@ class Router:
         return self._registering(path, _checked_methods(methods), options)
 
     def _registering(
-        self, path: str, methods: tuple[str, ...], options: Mapping[str, Any], ping: float | None = None
+        self,
+        path: str,
+        methods: tuple[str, ...],
+        options: Mapping[str, Any],
+        websocket: WebSocketOptions | None = None,
     ) -> Callable[[H], H]:
         Pattern(path or "/", {**CONVERTERS, **self._converters})  # what is no path is refused where it is written
         options = dict(options)
@@ -210,7 +223,7 @@ class Router:
 
         def register(handler: H) -> H:
             default = getattr(handler, "__name__", type(handler).__name__)
-            self._add(Registration(path, methods, handler, name or default, policies, ping=ping))
+            self._add(Registration(path, methods, handler, name or default, policies, websocket=websocket))
             return handler
 
         return register
@@ -242,6 +255,33 @@ class Router:
     def options(self, path: str, **options: Unpack[RouteOptions]) -> Callable[[H], H]:
         """Register the decorated handler for OPTIONS, which is answered with Allow by itself. As `route`."""
         return self.route(path, methods=["OPTIONS"], **options)
+
+    def websocket(
+        self, path: str, *, ping: float = PING, max_message: float | None = None, **options: Unpack[RouteOptions]
+    ) -> Callable[[H], H]:
+        """Register the decorated `async def` handler for WebSockets at `path`. It takes a `WebSocket`, by annotation.
+
+        A route for GET may have the same path. A session has no deadline but one that is given here.
+
+        Args:
+            ping: seconds between keep-alive pings; math.inf for none.
+            max_message: bytes of one message; beyond it Close 1009. None: `Limits.websocket_message`.
+            options: see `RouteOptions`.
+
+        Raises:
+            ConfigError: as for `route`; or the handler is no async function, or wsproto is not installed.
+        """
+        load_wsproto()
+        options.setdefault("deadline", math.inf)
+        how = WebSocketOptions(_checked_positive("ping", ping) or PING, _checked_positive("max_message", max_message))
+        register = self._registering(path, (UPGRADE,), options, how)
+
+        def register_async(handler: H) -> H:
+            if not is_async(handler):
+                raise ConfigError(f"handler {place_of(handler)} of a WebSocket must be async def")
+            return register(handler)
+
+        return register_async
 
     def middleware(self, function: M) -> M:
         """Register middleware: `async def timing(request, call_next) -> Response`, around every handler of this router.

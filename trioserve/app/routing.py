@@ -252,7 +252,8 @@ class RouteTable(Generic[R]):
         self._root = _Node[R]()
         # Paths without parameters once more, by their normal form: most requests need no walk.
         self._exact: dict[str, dict[str, _Leaf[R]]] = {}
-        self._methods: set[str] = set()
+        # All methods for which there is any route.
+        self.methods: frozenset[str] = frozenset()
 
     def add(self, methods: Sequence[str], pattern: Pattern, route: R) -> None:
         """Register a route.
@@ -269,7 +270,7 @@ class RouteTable(Generic[R]):
                     f"{method} {pattern.text} of {route} is served already, by {other.pattern.text} of {other.route}"
                 )
         node.leaves.update(dict.fromkeys(methods, _Leaf(pattern, route)))
-        self._methods.update(methods)
+        self.methods |= frozenset(methods)
         if not pattern.parameters:
             self._exact["/" + "/".join(segment.literal or "" for segment in pattern.segments)] = node.leaves
 
@@ -328,13 +329,8 @@ class RouteTable(Generic[R]):
     def _allowed(self, path: str) -> frozenset[str]:
         """The methods for which there is a route at `path`."""
         parts = path[1:].split("/")
-        allowed = {method for method in self._methods if self._walk(self._root, parts, 0, (), method)}
+        allowed = {method for method in self.methods if self._walk(self._root, parts, 0, (), method)}
         return frozenset(allowed | {"HEAD"} if "GET" in allowed else allowed)
-
-    @property
-    def methods(self) -> frozenset[str]:
-        """All methods for which there is any route."""
-        return frozenset(self._methods)
 
 
 def _serving(leaves: dict[str, _Leaf[R]], method: str) -> _Leaf[R] | None:
