@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from trioserve.core.application import LastWords
 from trioserve.core.engine import NO_CONTENT
 from trioserve.core.errors import ClientGone, ResponseError
 from trioserve.core.limits import Deadlines, Limits
-from trioserve.core.messages import Field, RequestHead
+from trioserve.core.messages import Content, Field, FileSlice, RequestHead
 
 
 class FakeExchange:
@@ -85,8 +86,10 @@ class FakeExchange:
             raise part
         return part
 
-    async def respond(self, status: int, fields: Sequence[Field], body: bytes) -> None:
+    async def respond(self, status: int, fields: Sequence[Field], body: Content) -> None:
         await self.start_response(status, fields)
+        if isinstance(body, FileSlice):
+            body = os.pread(body.file.fileno(), len(body), body.offset)
         if body and self.content_allowed(status):
             self.parts.append(body)
         await self.end_response()

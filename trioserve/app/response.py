@@ -10,6 +10,7 @@ import json as _json
 import re
 from collections.abc import AsyncGenerator
 from datetime import datetime
+from os import PathLike
 from typing import Any, ClassVar
 from urllib.parse import quote
 
@@ -174,6 +175,47 @@ class Response:
             ResponseError: `source` is none of these, or `ping` or `retry` is no number of seconds.
         """
         return _EventResponse(source, ping, retry, status, headers)
+
+    @classmethod
+    def file(
+        cls,
+        path: str | PathLike[str],
+        *,
+        root: str | PathLike[str] | None = None,
+        filename: str | None = None,
+        content_type: str | None = None,
+        status: int = 200,
+        headers: HeaderItems = (),
+    ) -> Response:
+        """A response with a file's content, which is not read into memory; the system sends it, where it can.
+
+        Args:
+            path: the file. Without `root` it is taken as it is, so it must not come from the client.
+            root: a directory that the path must not lead out of, whether by "..", as an absolute path, or through a
+                symbolic link. A relative path is taken from there.
+            filename: have the client save the file under this name (Content-Disposition, RFC 6266).
+            content_type: by default it is guessed from the name; text is taken to be UTF-8.
+            headers: an ETag or Last-Modified among them prevails over the file's own, and conditions are judged by it.
+
+        GET and HEAD get ETag, Last-Modified and Accept-Ranges, unless `status` is another than 200, and their
+        conditions (RFC 9110 §13) and ranges (§14) are heeded: the answer may be 206, 304, 412 or 416. For several
+        ranges at once the whole file is sent.
+
+        When the handler has returned, the file is opened, in a worker thread; it is closed when it was sent, or when
+        the exchange ends in another way. What is not there, is no regular file, may not be read, or is outside of
+        `root`, is answered 404 (an `HTTPError`, as if the handler had raised it). A file that becomes shorter while it
+        is sent is a `ResponseError`, and the response is cut.
+
+        Raises:
+            ResponseError: as for `Response`; or the filename is empty, or has a control character.
+
+        Cancellation: when the client leaves, nothing more of the file is read.
+        """
+        from trioserve.app.files import FileResponse  # which is a Response, and so imports this
+
+        return FileResponse(
+            path, root=root, filename=filename, content_type=content_type, status=status, headers=headers
+        )
 
     def set_cookie(
         self,

@@ -6,7 +6,8 @@ handler. Then the response is sent, outside of the middleware, which has seen it
 Dependencies are left right behind the handler, before its response is sent: a transaction that cannot be committed is
 still a 500, and what the client was told is true. They see what the handler raised, cancellation included. Only for a
 response that is written while it is sent (a stream, events) they stay open until it is written; if it is never sent,
-because middleware has another answer, they and it are closed all the same.
+because middleware has another answer, they and it are closed all the same. A file is opened before they are left, so a
+dependency may hold the directory it is in, and that there is no such file is an expected error.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
 from trioserve.app.errors import ErrorHandlers
+from trioserve.app.files import FileResponse
 from trioserve.app.handlers import Dependency, Plan, invoking, response_of
 from trioserve.app.request import Request, Urls
 from trioserve.app.response import Response
@@ -164,7 +166,11 @@ class Route:
         return arguments
 
     async def _called(self, request: Request, arguments: dict[str, Any]) -> Response:
-        return response_of(self._handler, await self._invoke(request.exchange, **arguments))
+        response = response_of(self._handler, await self._invoke(request.exchange, **arguments))
+        if isinstance(response, FileResponse):
+            response = await response.opened(request.exchange)
+            request.resources.push_async_callback(response.aclose)
+        return response
 
 
 class WebSocketRoute(Route):
