@@ -21,6 +21,7 @@ class FakeExchange:
     """
 
     max_body = float("inf")
+    cancelled = False
     limits = Limits()
     deadlines = Deadlines()
 

@@ -1,13 +1,16 @@
 """Answers to what handlers raise.
 
 An error handler is registered for a class of exceptions or for a status code. It answers where the error comes out of
-the handler, so that middleware sees its answer like any other. So does the plain answer to an `HTTPError`.
+the handler, so that middleware sees its answer like any other. So does the plain answer to an `HTTPError`. The most
+specific one answers: of the error's classes the nearest that has one; the status code of an `HTTPError` comes between
+classes derived from `HTTPError` and that itself. An error handler may raise an `HTTPError`, which is answered likewise.
 
 Anything else is unexpected: it passes through all middleware, is logged with its traceback, and is answered 500, by the
 error handler for 500 if there is one; in debug mode the traceback is shown in the page. An error handler for
 `Exception` counts as one for 500.
 
-Never answered here: cancellations, `DropConnection`, `ClientGone`, and what comes when the response was begun.
+Never answered here: cancellations, `DropConnection`, `ClientGone`, what a handler raises while it is being stopped, and
+what comes when the response was begun.
 """
 
 from __future__ import annotations
@@ -58,12 +61,13 @@ class ErrorHandlers:
         """Who answers `error` inside the middleware; None if it is unexpected."""
         if isinstance(error, _UNANSWERED):
             return None
+        by_status = self._by_status.get(error.status) if isinstance(error, HTTPError) else None
         for kind in type(error).__mro__:
+            if kind is HTTPError and by_status is not None:
+                return by_status
             if kind is not Exception and kind in self._by_class:
                 return self._by_class[kind]
-        if isinstance(error, HTTPError):
-            return self._by_status.get(error.status, plain_answer)
-        return None
+        return plain_answer if isinstance(error, HTTPError) else None
 
     def unexpected(self, error: BaseException) -> Answer | None:
         """Who answers an error that nobody expected; None if nobody does."""
@@ -72,6 +76,18 @@ class ErrorHandlers:
         if self._debug:
             return debug_answer
         return self._by_class.get(Exception) or self._by_status.get(500)
+
+    async def answered(self, answer: Answer, request: Request, error: BaseException) -> Response:
+        """What `answer` makes of `error`; and if it raises an `HTTPError`, what is answered to that."""
+        if isinstance(error, RequestError):
+            request.exchange.close_connection()  # as the connection does for what never comes here
+        try:
+            return await answer(request, error)
+        except HTTPError as other:
+            again = self.expected(other)
+            if again is None or again is answer:
+                again = plain_answer
+            return await again(request, other)
 
 
 def _answer_by(handler: ErrorHandler) -> Answer:
@@ -85,18 +101,20 @@ def _answer_by(handler: ErrorHandler) -> Answer:
 
 async def plain_answer(request: Request, error: HTTPError) -> Response:
     """The answer to an `HTTPError` where nobody has registered another: its detail, as text or as problem details."""
-    if isinstance(error, RequestError):
-        request.exchange.close_connection()  # as the connection does for what never comes here
     content_type, body = error_content(error.status, error.detail, request.headers.get_all("accept"))
     return Response(body, status=error.status, headers=error.headers, content_type=content_type)
 
 
 async def debug_answer(request: Request, error: BaseException) -> Response:
     """A page that shows the traceback. It may hold secrets: for development only."""
-    text = "".join(traceback.format_exception(error))
+    # It may quote what UTF-8 cannot carry, such as the name of a file.
+    text, what = (
+        "".join(lines).encode(errors="backslashreplace").decode()
+        for lines in (traceback.format_exception(error), traceback.format_exception_only(error))
+    )
     if "text/html" not in ",".join(request.headers.get_all("accept")):
         return Response(f"500 Internal Server Error\n\n{text}", status=500)
-    title = html.escape(f"{type(error).__name__}: {error}")
+    title = html.escape(what.strip())
     page = (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=color-scheme content='light dark'>"
         f"<title>{title}</title><h1>{title}</h1><p>{html.escape(request.method)} {html.escape(request.target)}</p>"

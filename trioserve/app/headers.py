@@ -9,18 +9,14 @@ with a line break that would forge a further field, is refused when it is set an
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trioserve.core.errors import ResponseError
+from trioserve.core.fields import field_of
 from trioserve.core.messages import Field, Headers
 
 HeaderItems = Mapping[str, str] | Iterable[tuple[str, str]]
-
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
-# RFC 9110 §5.5: visible characters, between them spaces and tabs too.
-_VALUE = re.compile(rb"(?:[^\x00-\x20\x7f](?:[^\x00-\x08\x0a-\x1f\x7f]*[^\x00-\x20\x7f])?)?")
 
 
 class MutableHeaders(Headers):
@@ -95,41 +91,12 @@ def fields_of(headers: HeaderItems, content_type: str | None) -> list[Field]:
 
 
 def _field(name: Any, value: Any) -> Field:
-    if not isinstance(name, str):
-        raise ResponseError(f"the name of a response header is text, not {name!r}")
-    return _name(name), _value(name, value)
-
-
-@functools.lru_cache(512)
-def _name(name: str) -> bytes:
-    raw = name.encode(errors="replace").lower()
-    if not _TOKEN.fullmatch(raw):
-        raise ResponseError(
-            f"{name!r} is no name of a response header; it may have letters, digits and !#$%&'*+.^_`|~- (RFC 9110 §5.1)"
-        )
-    return raw
-
-
-def _value(name: str, value: Any) -> bytes:
-    if not isinstance(value, str):
-        raise ResponseError(f"the response header {name} is text, not {value!r}")
-    if value.isascii() and value.isprintable() and value.strip() == value:  # what nearly all are, found out fast
-        return value.encode()
     try:
-        raw = value.encode("latin-1")
-    except UnicodeEncodeError:
-        raise ResponseError(
-            f"the response header {name} has a character beyond ISO-8859-1, which HTTP cannot carry: {value!r}; "
-            "encode it, with urllib.parse.quote for example"
-        ) from None
-    if not _VALUE.fullmatch(raw):
-        raise ResponseError(
-            f"the response header {name} has a control character, or white space at an end, which HTTP cannot carry: "
-            f"{value!r}; clean it, with str.strip or str.splitlines for example"
-        )
-    return raw
+        return field_of(name, value)
+    except (TypeError, ValueError) as error:
+        raise ResponseError(str(error)) from None
 
 
 @functools.lru_cache(64)
 def _content_type(value: str) -> Field:
-    return b"content-type", _value("content-type", value)
+    return _field("content-type", value)

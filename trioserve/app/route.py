@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
+import trio
+
 from trioserve.app.errors import ErrorHandlers
 from trioserve.app.files import FileResponse
 from trioserve.app.handlers import Dependency, Plan, invoking, response_of
@@ -71,10 +73,10 @@ class Around:
             try:
                 return await call(request)
             except BaseException as error:
-                answer = self._errors.expected(sole(error)) if _answerable(request, error) else None
+                answer = self._errors.expected(sole(error)) if _is_answerable(request, error) else None
                 if answer is None:
                     raise
-                return await answer(request, sole(error))
+                return await self._errors.answered(answer, request, sole(error))
 
         return run
 
@@ -83,22 +85,27 @@ class Around:
             try:
                 return await call(request)
             except BaseException as error:
-                answer = self._errors.unexpected(sole(error)) if _answerable(request, error) else None
+                request.later = ()
+                answer = self._errors.unexpected(sole(error)) if _is_answerable(request, error) else None
                 if answer is None:
                     raise  # logged and answered by the connection, if it is to be answered
                 request.exchange.report_failure(sole(error))
-                return await answer(request, sole(error))
+                return await self._errors.answered(answer, request, sole(error))
 
         return run
 
 
-def _answerable(request: Request, error: BaseException) -> bool:
-    """True if `error` is a failure, and a status code can still be said."""
-    return is_failure(error) and not request.exchange.switched
+def _is_answerable(request: Request, error: BaseException) -> bool:
+    """True if `error` is a failure, and a status code can still be said.
+
+    What a handler raises while it is being stopped is for the record to tell.
+    """
+    return is_failure(error) and not (request.exchange.switched or request.exchange.cancelled)
 
 
 def _followed(function: Middleware, call: Next) -> Next:
     async def run(request: Request) -> Response:
+        request.exchange.handler_starts()
         response = await function(request, call)
         if not isinstance(response, Response):
             raise ResponseError(
@@ -153,6 +160,7 @@ class Route:
                 request.resources.push_async_exit(stack.pop_all())
                 request.resources.push_async_callback(response.aclose)
         if response is None:
+            await trio.lowlevel.checkpoint_if_cancelled()  # if what was swallowed is a cancellation, it goes on
             raise ResponseError(f"a dependency of {self} swallowed the exception of its handler; let it pass")
         return response
 
@@ -221,12 +229,18 @@ class Call:
     async def __call__(self, exchange: Exchange) -> None:
         request = Request(exchange, self._path_params, self._host)
         try:
+            await self._answer(request)
+        finally:
+            # Also where the client leaves, or something fails, when it has its response.
+            if request.later and exchange.completed:
+                for function, args in request.later:
+                    self._host.current().background.start_soon(function, *args)
+
+    async def _answer(self, request: Request) -> None:
+        try:
             response = await self._run(request)
-            await response.send_to(exchange)
+            await response.send_to(request.exchange)
         except BaseException as error:
             await request.release(error)
             raise
         await request.release(None)
-        if request.later and exchange.completed:
-            for function, args in request.later:
-                self._host.current().background.start_soon(function, *args)

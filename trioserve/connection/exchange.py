@@ -367,6 +367,10 @@ class ServedExchange:
     def completed(self) -> bool:
         return self.completed_at is not None
 
+    @property
+    def cancelled(self) -> bool:
+        return self._connection.departure.scope.cancel_called
+
     # How the handler ended
 
     def handler_returned(self) -> None:

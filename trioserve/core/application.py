@@ -96,6 +96,11 @@ class Exchange(Protocol):
         """True once the response was handed whole to the transport."""
         ...
 
+    @property
+    def cancelled(self) -> bool:
+        """True once the handler is being stopped, because the client has left or the server gives up."""
+        ...
+
     def content_allowed(self, status: int) -> bool:
         """False where a response has a head only: to HEAD, and with 204 or 304."""
         ...

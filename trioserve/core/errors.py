@@ -14,6 +14,8 @@ import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
+from trioserve.core.fields import field_of
+
 
 class TrioserveError(Exception):
     """Whatever trioserve raises on purpose."""
@@ -25,7 +27,8 @@ class HTTPError(TrioserveError):
     `headers` go with the answer, such as {"retry-after": "120"}.
 
     Raises:
-        ValueError: `status` is not an error status code (400-599).
+        ValueError: `status` is not an error status code (400-599), or HTTP cannot carry a header.
+        TypeError: a header is no text.
     """
 
     def __init__(self, status: int, detail: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
@@ -33,6 +36,8 @@ class HTTPError(TrioserveError):
             raise ValueError(f"HTTPError takes a status code from 400 to 599, not {status}")
         self.status = status
         self.headers = dict(headers or {})
+        for name, value in self.headers.items():
+            field_of(name, value)
         self.detail = detail or phrase(status)
         super().__init__(f"{status} {self.detail}".rstrip())
 

@@ -1,0 +1,60 @@
+"""Field lines (RFC 9110 §5) made from text, for those who write one.
+
+What HTTP cannot carry, such as a value with a line break that would forge a further field, is refused where it is
+written and not when it is sent.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+from trioserve.core.messages import Field
+
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
+# RFC 9110 §5.5: visible characters, between them spaces and tabs too.
+_VALUE = re.compile(rb"(?:[^\x00-\x20\x7f](?:[^\x00-\x08\x0a-\x1f\x7f]*[^\x00-\x20\x7f])?)?")
+
+
+def field_of(name: Any, value: Any) -> Field:
+    """A field line.
+
+    Raises:
+        TypeError: one of them is no text.
+        ValueError: the name is no token (RFC 9110 §5.1), or the value has characters beyond ISO-8859-1, has a control
+            character such as a line break, or begins or ends with white space (§5.5).
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a response header is text, not {name!r}")
+    return _name(name), _value(name, value)
+
+
+@functools.lru_cache(512)
+def _name(name: str) -> bytes:
+    raw = name.encode(errors="replace").lower()
+    if not _TOKEN.fullmatch(raw):
+        raise ValueError(
+            f"{name!r} is no name of a response header; it may have letters, digits and !#$%&'*+.^_`|~- (RFC 9110 §5.1)"
+        )
+    return raw
+
+
+def _value(name: str, value: Any) -> bytes:
+    if not isinstance(value, str):
+        raise TypeError(f"the response header {name} is text, not {value!r}")
+    if value.isascii() and value.isprintable() and value.strip() == value:  # what nearly all are, found out fast
+        return value.encode()
+    try:
+        raw = value.encode("latin-1")
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"the response header {name} has a character beyond ISO-8859-1, which HTTP cannot carry: {value!r}; "
+            "encode it, with urllib.parse.quote for example"
+        ) from None
+    if not _VALUE.fullmatch(raw):
+        raise ValueError(
+            f"the response header {name} has a control character, or white space at an end, which HTTP cannot carry: "
+            f"{value!r}; clean it, with str.strip or str.splitlines for example"
+        )
+    return raw
