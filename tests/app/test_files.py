@@ -12,6 +12,7 @@ from fake_exchange import FakeExchange
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support import open_files
 from trioserve import HTTPError, Response, ResponseError
 from trioserve.app import files
 from trioserve.app.files import (
@@ -306,11 +307,6 @@ async def sent(response: Response, method: str = "GET", **fields: str) -> FakeEx
     await response.send_to(exchange)
     assert exchange.completed
     return exchange
-
-
-def open_files(path: Path) -> list[str]:
-    """The descriptors of this process that are open on the file."""
-    return [fd.name for fd in Path("/proc/self/fd").iterdir() if os.path.realpath(fd) == str(path)]
 
 
 ETAG = f'"{LONG_AGO * SECOND:x}-a"'

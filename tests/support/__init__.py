@@ -4,6 +4,7 @@ Everything that waits has a bound, so that a test whose event does not come fail
 """
 
 from tests.support.client import Answer, Client, Cut, connect
+from tests.support.descriptors import open_files
 from tests.support.ear import Ear
 from tests.support.server import Records, Running, happens, start
 from tests.support.sockets import PATIENCE, reset, something_arrives, tcp_pair
@@ -18,6 +19,7 @@ __all__ = [
     "Running",
     "connect",
     "happens",
+    "open_files",
     "reset",
     "something_arrives",
     "start",
