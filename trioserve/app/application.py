@@ -64,9 +64,9 @@ class App(Router):
         # Where there is no route, it is that which is said, however large the body.
         self._without_route = dataclasses.replace(self.rules, max_body=math.inf)
         self._table: RouteTable[Route] = RouteTable()
-        # All routes in the order of registration; and by name, and by their handlers' identities.
+        # All routes in the order of registration; and by name, and by handler.
         self._routes: list[Route] = []
-        self._named: dict[str | int, list[Route]] = {}
+        self._named: dict[Any, list[Route]] = {}
         self._dependencies: dict[Any, Dependency] = {}
         self._lifespans: list[Dependency] = []
         self._errors = ErrorHandlers(debug=debug)
@@ -175,6 +175,9 @@ class App(Router):
         if other is not made:
             raise ConfigError(f"{made} provides what {other} provides already: {made.provides}")
 
+    def _given_away(self) -> Sequence[Registration]:
+        raise ConfigError("an App cannot be included; make it a Router")
+
     def _add(self, registration: Registration) -> None:
         self._check_open()
         registration = self._scoped(registration)
@@ -187,7 +190,7 @@ class App(Router):
         except ConfigError as error:
             raise ConfigError(f"{registration} of {registration.path!r}: {error}") from None
         self._routes.append(route)
-        for key in (registration.name, id(registration.handler)):
+        for key in (registration.name, _handler_key(registration.handler)):
             self._named.setdefault(key, []).append(route)
 
     def _check_open(self) -> None:
@@ -209,13 +212,16 @@ class App(Router):
         Raises:
             ConfigError: there is no such route, or there are several, or a parameter does not fit.
         """
-        named = self._named.get(route if isinstance(route, str) else id(route), [])
+        named = self._named.get(route if isinstance(route, str) else _handler_key(route), [])
         what = repr(route) if isinstance(route, str) else name_of(route)
         if not named:
             raise ConfigError(f"url_for: there is no route {what}")
-        fitting = [each for each in named if each.pattern.parameters == parameters.keys()] or named[:1]
+        fitting = [each for each in named if each.pattern.parameters == parameters.keys()] or named
         if len({each.pattern.text for each in fitting}) > 1:
-            raise ConfigError(f"url_for: several routes are {what}: {', '.join(each.pattern.text for each in fitting)}")
+            raise ConfigError(
+                f"url_for: several routes are {what}, and not just one takes these parameters: "
+                + ", ".join(each.pattern.text for each in fitting)
+            )
         return fitting[0].pattern.url(parameters)
 
     def start_soon(self, function: Callable[..., Any], *args: Any) -> None:
@@ -280,7 +286,7 @@ class App(Router):
         """What answers where there is no route: 404, 405, 501, 426, or OPTIONS."""
         method, methods = head.method, match.allowed
         if head.target == "*":
-            methods = self._table.methods
+            methods = self._table.methods | ({"HEAD"} if "GET" in self._table.methods else set())
         # A WebSocket's handshake is a GET.
         shown = {"OPTIONS", *("GET" if known == UPGRADE else known for known in methods)}
         allow = ", ".join(sorted(shown))
@@ -299,3 +305,12 @@ class App(Router):
             raise HTTPError(404, "there is nothing at this address")
 
         return answer
+
+
+def _handler_key(handler: Callable[..., Any]) -> Any:
+    """By what a handler is known: itself, as a method is another object each time; its identity if it has no hash."""
+    try:
+        hash(handler)
+    except TypeError:
+        return id(handler)
+    return handler

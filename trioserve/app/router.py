@@ -310,11 +310,18 @@ class Router:
         """
         if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
             raise ConfigError(f'prefix={prefix!r}; it begins with a slash and does not end with one, such as "/api"')
-        if router._included:
-            raise ConfigError("this router was included already; make another for another place")
-        router._included = True
-        for registration in router._registrations:
+        if not isinstance(router, Router):
+            raise ConfigError(f"include takes a Router, not {router!r}")
+        self._check_open()
+        for registration in router._given_away():
             self._add(replace(registration, path=prefix + registration.path))
+
+    def _given_away(self) -> Sequence[Registration]:
+        """What is registered here, for who includes this router: once, and then it is as it is."""
+        if self._included:
+            raise ConfigError("this router was included already; make another for another place")
+        self._included = True
+        return self._registrations
 
     def _add(self, registration: Registration) -> None:
         self._check_open()
