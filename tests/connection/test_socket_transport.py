@@ -313,6 +313,22 @@ async def test_a_file_to_a_client_that_was_reset_is_hung_up(file):
             assert hung_up.value.cause is Cause.RESET
 
 
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [(errno.ETIMEDOUT, Cause.VANISHED), (errno.ECONNRESET, Cause.RESET), (errno.EPIPE, Cause.RESET)],
+)
+async def test_what_sending_a_file_tells_of_the_client_is_not_lost(file, monkeypatch, number, cause):
+    # The system tells it once: a second attempt would hear of a broken pipe only.
+    def fails(*_: int) -> int:
+        raise OSError(number, "")
+
+    monkeypatch.setattr(transport_module, "_sendfile", fails)
+    with connected() as (transport, _):
+        with pytest.raises(HungUp) as hung_up:
+            transport.send_nowait(FileSlice(file, 0, 10))
+        assert hung_up.value.cause is cause
+
+
 # Interruption
 
 

@@ -233,6 +233,26 @@ async def test_files_and_bytes_are_sent_in_order_in_either_framing(stage: Stage,
 
 
 @every_stage
+async def test_framing_is_not_counted_when_a_client_leaves_in_the_middle_of_a_chunk_that_is_a_file(
+    stage: Stage, path: Path
+) -> None:
+    app = App()
+    with path.open("rb", buffering=0) as file:
+
+        @app.get("/")
+        async def chunked() -> Response:
+            return Pieces(FileSlice(file, 0, SIZE))
+
+        async with stage.serve(app) as theatre:
+            client = await theatre.connect()
+            received = await begin(client)
+            await client.half_close()
+            record = await theatre.abandoned()
+            received += await client.receive_to_end()
+            assert len(received.removeprefix(b"%x\r\n" % SIZE)) == record.response_body_bytes < SIZE
+
+
+@every_stage
 async def test_a_file_that_a_handler_cancels_is_completed_by_the_next_part(stage: Stage, path: Path) -> None:
     class Impatient(Pieces):
         async def send_to(self, exchange: Exchange) -> None:
