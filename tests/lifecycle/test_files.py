@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import pytest
 import trio
 import trio.testing
 
-from lifecycle.stage import GET, Client, Stage, every_stage
+from lifecycle.stage import GET, Client, Stage, every_stage, on_sockets
 from tests.support import open_files
 from trioserve import FINISH, Abandoned, App, Cause, Config, Deadlines, Outcome, Phase, Response
+from trioserve.app import files
 from trioserve.core.application import Exchange
 from trioserve.core.messages import FileSlice
 
@@ -147,6 +149,28 @@ async def test_a_file_is_given_up_when_the_drain_has_lasted_too_long(stage: Stag
         await theatre.drain()
         record = await theatre.abandoned()
         assert (record.cause, record.status, record.phase) == (Cause.DRAIN, 503, Phase.RESPONSE_BODY)
+        assert not open_files(path)
+
+
+@on_sockets
+async def test_a_file_that_is_opened_while_its_client_leaves_is_closed(stage: Stage, path: Path, monkeypatch) -> None:
+    opening = trio.Event()
+
+    def open_when_cancelled(name: str, flags: int) -> int:
+        trio.from_thread.run_sync(opening.set)
+        with contextlib.suppress(trio.Cancelled):
+            while True:
+                trio.from_thread.check_cancelled()
+        return os.open(name, flags)
+
+    monkeypatch.setattr(files, "_open_at_once", open_when_cancelled)
+    async with stage.serve(app_with(path)) as theatre:
+        client = await theatre.connect()
+        await client.send(GET)
+        await opening.wait()
+        client.leave("FIN")
+        record = await theatre.abandoned()
+        assert (record.phase, record.status, record.response_body_bytes) == (Phase.HANDLER, 499, 0)
         assert not open_files(path)
 
 
@@ -323,17 +347,17 @@ async def test_a_broken_file_cannot_be_followed_by_anything(stage: Stage, path: 
 async def test_a_file_that_was_closed_too_early_is_cut_and_no_other_is_sent_in_its_place(
     stage: Stage, path: Path
 ) -> None:
-    app, files = App(), []
+    app, opened = App(), []
 
     @app.get("/")
     async def careless() -> Response:
-        files.append(path.open("rb", buffering=0))
-        return Pieces(FileSlice(files[0], 0, SIZE), headers={"content-length": str(SIZE)})
+        opened.append(path.open("rb", buffering=0))
+        return Pieces(FileSlice(opened[0], 0, SIZE), headers={"content-length": str(SIZE)})
 
     async with stage.serve(app) as theatre:
         client = await theatre.connect()
         await begin(client)
-        files[0].close()
+        opened[0].close()
         with (path.parent / "secret").open("xb+", buffering=0) as secret:  # which gets the same number
             os.truncate(secret.fileno(), SIZE)
             await client.receive_to_end()
