@@ -8,6 +8,9 @@ KeyboardInterrupt, which belongs to whoever sits at the keyboard.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import trio
 
 _NOT_OURS = (trio.Cancelled, KeyboardInterrupt)
@@ -25,6 +28,22 @@ def sole(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+@contextlib.contextmanager
+def ungrouped() -> Iterator[None]:
+    """Let a group of one come out of the block as the one exception in it: our nurseries are nobody else's business."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error = sole(group)
+        if error is group:
+            raise
+        context = error.__context__
+        try:
+            raise error
+        finally:
+            error.__context__ = context  # and not the group
 
 
 def without_cancellations(error: BaseException) -> BaseException | None:

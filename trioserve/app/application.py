@@ -230,8 +230,11 @@ class App(Router):
         It outlives the exchange that started it. One that raises is logged and disturbs nobody. When the server stops,
         background work is waited for until `Deadlines.background` after the last exchange, and then cancelled.
 
+        May be called from a plain handler too.
+
         Raises:
-            RuntimeError: the app is not being served.
+            TypeError: `function` is none.
+            RuntimeError: the app is not being served, or its server has stopped.
         """
         self.current().background.start_soon(function, *args)
 

@@ -259,7 +259,10 @@ class Background(Protocol):
         One that raises is logged and disturbs nobody. When the server stops, it is waited for until
         `Deadlines.background`, and then cancelled.
 
+        May be called from a handler's worker thread too.
+
         Raises:
+            TypeError: `function` is none.
             RuntimeError: the server has stopped.
         """
         ...

@@ -38,11 +38,16 @@ class BackgroundWork:
         self._open = True
 
     def start_soon(self, function: Callable[..., Any], *args: Any) -> None:
+        if not trio.lowlevel.in_trio_run():  # a plain handler runs in a worker thread
+            trio.from_thread.run_sync(functools.partial(self.start_soon, function, *args))
+            return
+        if not callable(function):
+            raise TypeError(f"start_soon takes a function and its arguments, not {function!r}")
         if not self._open:
             raise RuntimeError(f"cannot start {name_of(function)}: the server has stopped")
         scope = trio.CancelScope()
-        self._scopes.add(scope)
         self._nursery.start_soon(self._run, scope, function, args, name=name_of(function))
+        self._scopes.add(scope)
 
     async def _run(self, scope: trio.CancelScope, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         try:
@@ -70,11 +75,11 @@ class BackgroundWork:
             with trio.move_on_after(deadline):
                 await self._all_ended()
         finally:  # also if we are cancelled ourselves: nobody runs on with what the application holds no more
+            self._open = False  # before what unwinds can start more, which nobody would end
             for scope in self._scopes:
                 scope.cancel(reason="the server has stopped")
             with trio.CancelScope(shield=True):  # an unwind is not cut
                 await self._all_ended()
-            self._open = False
 
     async def _all_ended(self) -> None:
         while self._scopes:

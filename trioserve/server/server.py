@@ -31,7 +31,7 @@ from trioserve.connection.timers import current_timers
 from trioserve.connection.transport import SocketTransport, Transport
 from trioserve.core.application import Application
 from trioserve.core.engine import H11Engine
-from trioserve.failures import is_failure, sole
+from trioserve.failures import is_failure, sole, ungrouped
 from trioserve.observe.access_log import AccessLog
 from trioserve.observe.observer import Observer
 from trioserve.observe.reporter import ERROR_LOGGER, Reporter
@@ -66,7 +66,9 @@ async def serve(
         task_status: started with the bound addresses, ports filled in, once connections are accepted.
 
     Raises:
-        ConfigError: an address cannot be listened on.
+        ConfigError: an address cannot be listened on, or the app is being served already.
+        Exception: whatever a lifespan raises: at its start, and then no connection was accepted; at its end; or in
+            between, and then the server has stopped as if it had been cancelled.
 
     Cancellation: every exchange under way is cancelled with cause DRAIN and answered 503 where nothing was sent; its
     record is made and its hooks are told, each within `Deadlines.hook`.
@@ -121,13 +123,14 @@ class Server:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Connections can be started in the block. However it is left, they have all ended then."""
-        async with trio.open_nursery() as nursery:
-            self._connections = await nursery.start(self._hold_connections)
-            try:
-                yield
-            finally:
-                self._over.set()
-                self.stop()
+        with ungrouped():
+            async with trio.open_nursery() as nursery:
+                self._connections = await nursery.start(self._hold_connections)
+                try:
+                    yield
+                finally:
+                    self._over.set()
+                    self.stop()
 
     async def _hold_connections(self, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
         """Hold what the application holds, in it background work, and in that the connections."""
@@ -137,12 +140,14 @@ class Server:
             async with trio.open_nursery() as nursery:
                 background = BackgroundWork(nursery, self._reporter.background_failed, self._context.threads)
                 async with self._context.application.running(background):
-                    held.shield = True
-                    async with trio.open_nursery() as connections:
-                        task_status.started(connections)
-                        await self._over.wait()
-                    held.shield = False
-                    await background.drain(self._config.deadlines.background)
+                    try:
+                        held.shield = True
+                        async with trio.open_nursery() as connections:
+                            task_status.started(connections)
+                            await self._over.wait()
+                    finally:  # also if something that the application holds has failed, and cancels all within
+                        held.shield = False
+                        await background.drain(self._config.deadlines.background)
 
     async def accept(self, listener: socket.socket) -> None:
         """Accept connections and start them, until cancelled."""
