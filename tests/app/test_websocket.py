@@ -39,7 +39,8 @@ from trioserve import (
     WebSocket,
     WebSocketClosed,
 )
-from trioserve.app.websocket import is_websocket_upgrade, load_wsproto
+from trioserve.app.handshake import is_websocket_upgrade
+from trioserve.app.websocket import load_wsproto
 from trioserve.core.messages import RequestHead
 from trioserve.testing import memory_server
 

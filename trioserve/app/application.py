@@ -20,12 +20,13 @@ from typing import Any, TypeVar, Unpack, overload
 
 from trioserve.app.errors import ErrorHandlers
 from trioserve.app.handlers import Dependency, dependency, place_of, plan
+from trioserve.app.handshake import check_handshake, is_websocket_upgrade
 from trioserve.app.request import Request, path_of
 from trioserve.app.response import Response
 from trioserve.app.route import Around, Call, Route, Running, WebSocketRoute
 from trioserve.app.router import UPGRADE, Middleware, Next, PolicyOptions, Registration, Router
 from trioserve.app.routing import Converter, NoMatch, RouteTable
-from trioserve.app.websocket import WebSocket, check_handshake, is_websocket_upgrade
+from trioserve.app.websocket import WebSocket
 from trioserve.core.application import Background, Endpoint, Hook
 from trioserve.core.callables import name_of
 from trioserve.core.errors import ConfigError, HTTPError, RequestError

@@ -36,9 +36,6 @@ protects a WebSocket. Where cookies matter, compare `socket.request.headers.get(
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
 import io
 import json
 from collections import deque
@@ -48,11 +45,12 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from trioserve.app.handshake import accepting_fields, check_handshake, subprotocols
 from trioserve.app.headers import HeaderItems, fields_of
 from trioserve.app.request import Request
-from trioserve.core.errors import ClientGone, ConfigError, HTTPError, ResponseError, TrioserveError
+from trioserve.core.errors import ClientGone, ConfigError, ResponseError, TrioserveError
 from trioserve.core.lifecycle import Cause
-from trioserve.core.messages import Field, Headers, RequestHead
+from trioserve.core.messages import Field
 from trioserve.failures import sole
 
 if TYPE_CHECKING:
@@ -71,15 +69,6 @@ _SENDABLE = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 
 _CLOSE_REASON = 123
 """Bytes: what a control frame has room for beside the code (RFC 6455 §5.5)."""
 
-_VERSION = "13"
-_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
-
-_NOT_TO_SET = frozenset(
-    {b"connection", b"upgrade", b"content-length", b"transfer-encoding"}
-    | {b"sec-websocket-" + name for name in (b"accept", b"extensions", b"protocol", b"version")}
-)
-"""Fields of the 101 that belong to the handshake, or that HTTP forbids there."""
-
 Handler = Callable[["WebSocket"], Awaitable[object]]
 
 
@@ -95,59 +84,6 @@ class WebSocketClosed(TrioserveError):
         self.code = code
         self.reason = reason
         super().__init__(f"the WebSocket is closed: {code} {reason}".rstrip())
-
-
-# The handshake
-
-
-def is_websocket_upgrade(head: RequestHead) -> bool:
-    """True if the client asks for a WebSocket. Whether its handshake is right is another question."""
-    if head.method != "GET" or head.http_version != "1.1":
-        return False  # in an HTTP/1.0 request Upgrade is to be ignored: RFC 9110 §7.8
-    headers = head.headers
-    return "websocket" in _tokens(headers, "upgrade") and "upgrade" in _tokens(headers, "connection")
-
-
-def check_handshake(head: RequestHead) -> None:
-    """Refuse what is no handshake for a WebSocket of version 13 (RFC 6455 §4.2.1).
-
-    Raises:
-        HTTPError: 426, if the client asks for no WebSocket or for another version; 400, if its handshake is wrong.
-    """
-    asked_for = {"upgrade": "websocket", "connection": "Upgrade", "sec-websocket-version": _VERSION}
-    if not is_websocket_upgrade(head):
-        raise HTTPError(426, "this address speaks WebSocket", headers=asked_for)
-    headers = head.headers
-    if headers.get_all("sec-websocket-version") != [_VERSION]:
-        raise HTTPError(426, f"this server speaks version {_VERSION} of WebSocket", headers=asked_for)
-    keys = headers.get_all("sec-websocket-key")
-    if len(keys) != 1 or not _is_key(keys[0]):
-        raise HTTPError(400, "a WebSocket handshake has one Sec-WebSocket-Key: 16 bytes in Base64")
-    if head.content_length != 0:
-        raise HTTPError(400, "a WebSocket handshake has no content")
-
-
-def _is_key(key: str) -> bool:
-    try:
-        return len(base64.b64decode(key, validate=True)) == 16
-    except (binascii.Error, ValueError):
-        return False
-
-
-def _tokens(headers: Headers, name: str) -> list[str]:
-    """The members of a field that is a list of tokens, in lower case."""
-    return [member.lower() for member in _members(headers, name)]
-
-
-def _members(headers: Headers, name: str) -> list[str]:
-    return [member.strip() for member in ",".join(headers.get_all(name)).split(",") if member.strip()]
-
-
-def _accept_value(key: str) -> bytes:
-    return base64.b64encode(hashlib.sha1(key.encode("latin-1") + _GUID, usedforsecurity=False).digest())
-
-
-# The session
 
 
 async def serve_websocket(
@@ -244,7 +180,7 @@ class WebSocket:
     @property
     def subprotocols(self) -> list[str]:
         """The subprotocols that the client offers, the one that it likes best first (RFC 6455 §1.9)."""
-        return _members(self.request.headers, "sec-websocket-protocol")
+        return subprotocols(self.request.headers)
 
     async def accept(self, subprotocol: str | None = None, headers: HeaderItems = ()) -> None:
         """Accept the handshake: 101 Switching Protocols.
@@ -256,7 +192,7 @@ class WebSocket:
         Raises:
             ResponseError: it was accepted already, the client does not offer the subprotocol, or a field cannot be set.
         """
-        fields = self._handshake_fields(subprotocol, headers)
+        fields = accepting_fields(self.request.headers, subprotocol, fields_of(headers, None))
         async with self._line:
             if self._accepted:
                 raise ResponseError("this WebSocket was accepted already; call accept() before any receive or send")
@@ -266,7 +202,7 @@ class WebSocket:
         if not self._accepted:
             async with self._line:
                 if not self._accepted:
-                    await self._accept(self._handshake_fields(None, ()))
+                    await self._accept(accepting_fields(self.request.headers, None, ()))
 
     @property
     def _accepted(self) -> bool:
@@ -285,22 +221,6 @@ class WebSocket:
                 self._nursery.start_soon(self._keep)
         if not self._exchange.switched:
             self._client_left()
-
-    def _handshake_fields(self, subprotocol: str | None, headers: HeaderItems) -> list[Field]:
-        fields = [
-            (b"upgrade", b"websocket"),
-            (b"connection", b"Upgrade"),
-            (b"sec-websocket-accept", _accept_value(self.request.headers["sec-websocket-key"])),
-        ]
-        if subprotocol is not None:
-            if subprotocol not in self.subprotocols:
-                raise ResponseError(f"the client offers {self.subprotocols}, not the subprotocol {subprotocol!r}")
-            fields.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
-        for name, value in fields_of(headers, None):
-            if name in _NOT_TO_SET:
-                raise ResponseError(f"{name.decode()!r} is not yours to set in a WebSocket's handshake")
-            fields.append((name, value))
-        return fields
 
     # Receiving
 
