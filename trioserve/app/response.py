@@ -17,7 +17,7 @@ from urllib.parse import quote
 from trioserve.app.cookies import SameSite, cookie_field
 from trioserve.app.events import FIELDS, Event, Events, EventStream, checked_ping
 from trioserve.app.headers import HeaderItems, MutableHeaders, fields_of
-from trioserve.app.streaming import Body, close_source, pour, source_of
+from trioserve.app.streaming import Body, Part, close_source, pour, source_of
 from trioserve.core.application import Exchange
 from trioserve.core.errors import ResponseError
 from trioserve.core.messages import Field
@@ -323,7 +323,7 @@ class _StreamedResponse(Response):
             await self.aclose()
 
     async def _write_to(self, exchange: Exchange) -> None:
-        async def send(part: bytes | str) -> None:
+        async def send(part: Part) -> None:
             await exchange.send_part(_as_bytes(part))
 
         await pour(self._source, send)

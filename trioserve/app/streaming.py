@@ -16,6 +16,9 @@ from typing import Any, Protocol
 
 from trioserve.core.errors import ResponseError
 
+Part = bytes | bytearray | memoryview | str
+"""A part of a body. Text is sent as UTF-8."""
+
 
 class Send(Protocol):
     """What a stream's writer is given: `await send(part)` sends one part of the body, text as UTF-8.
@@ -29,11 +32,11 @@ class Send(Protocol):
         trio.BusyResourceError: another task is sending.
     """
 
-    async def __call__(self, part: bytes | str, /) -> None: ...
+    async def __call__(self, part: Part, /) -> None: ...
 
 
 WriteBody = Callable[[Send], Awaitable[None]]
-Body = WriteBody | AsyncIterable[bytes] | AsyncIterable[str] | AsyncIterable[bytes | str]
+Body = WriteBody | AsyncIterable[Part]
 
 
 def source_of(source: Any) -> Any:
