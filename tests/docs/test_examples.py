@@ -5,22 +5,28 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
 
-from examples import child, embedded, hello
-from tests.docs.clients import Log, leave, request
+from examples import child, embedded, feed, gateway, readings
+from tests.docs.clients import request
+from tests.support.client import Client
 from tests.support.program import trioserve
-from trioserve import Config
+from tests.support.server import Running, happens, start
+from tests.support.sockets import PATIENCE
+from trioserve import Abandoned, Completed
 from trioserve.cli import load
-from trioserve.testing import memory_server
 
 ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 COMMANDS = [
     (path.name, spec)
-    for path in sorted((ROOT / "examples").glob("*.py"))
+    for path in EXAMPLES
     for spec in re.findall(r"^trioserve run (\S+)", path.read_text(), re.MULTILINE)
 ]
 
@@ -31,45 +37,192 @@ def test_what_the_first_lines_tell_to_run_is_in_the_file(name, spec):
     assert spec.startswith(f"examples.{name.removesuffix('.py')}:")
 
 
-async def test_hello_stops_when_its_client_leaves(autojump_clock, capsys):
-    async with memory_server(hello.app) as server:
-        await leave(server.connect(), request("GET /reports/2025"))
-    assert capsys.readouterr().out == "499 HANDLER FIN /reports/2025\n"
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_is_short_and_the_readme_names_it(path):
+    assert len(path.read_text().splitlines()) < 60
+    assert f"[{path.name}]({path.name})" in (path.parent / "README.md").read_text()
 
 
-async def test_who_leaves_the_gateway_stops_the_service_behind_it():
-    async with trioserve("run", "examples.gateway:service", "--port", "0", cwd=ROOT) as service:
-        variables = {"SERVICE": await service.address()}
-        async with trioserve("run", "examples.gateway:gateway", "--port", "0", cwd=ROOT, **variables) as gateway:
-            client = await gateway.connect()
-            await client.send_all(request("GET /answers/why"))
-            await service.line("thinking about question=why")
-            await client.aclose()
-            await service.line("the meter has stopped")
-            assert await gateway.end(signal.SIGTERM) == 0
-        assert await service.end(signal.SIGTERM) == 0
-    (left_gateway,) = gateway.stdout
-    _, _, left_service = service.stdout
-    assert '"GET /answers/why HTTP/1.1" 499 ' in left_gateway
-    assert '"GET /models/large?question=why HTTP/1.1" 499 ' in left_service
-    assert len(gateway.stderr + service.stderr) == 4, "each says where it serves and that it drains, and no more"
+async def until(client: Client, text: bytes) -> bytes:
+    """What the client reads, up to and with what comes together with `text`."""
+    received = b""
+    while text not in received:
+        data = await client.receive()
+        assert data, f"{text!r} has not come: {received!r}"
+        received += data
+    return received
 
 
-async def test_child_is_killed_when_its_client_leaves(capsys):
-    log = Log()
-    async with memory_server(child.app, Config(observers=(log,))) as server:
-        client = server.connect()
-        await client.send_all(request("GET /count"))
-        received = b""
-        with trio.fail_after(20):
-            while received.endswith(b"\r\n\r\n") or not received:  # the head alone
-                received += await client.receive_some()
-        client.close()
-    (record,) = log.records
+# readings.py
+
+
+def is_being_written() -> bool:
+    """True if somebody has written and neither committed nor rolled back."""
+    with closing(sqlite3.connect("readings.db", timeout=0, isolation_level=None)) as connection:
+        try:
+            connection.execute("begin immediate")
+        except sqlite3.OperationalError:  # the database is locked
+            return True
+        return False
+
+
+@pytest.fixture
+async def roof(nursery, tmp_path, monkeypatch) -> Running:
+    """The readings' server, in a folder of its own, with one reading of the roof."""
+    monkeypatch.chdir(tmp_path)
+    server = await start(nursery, readings.app)
+    client = await server.connect()
+    answer = await client.post(b'{"sensor": "roof", "celsius": 21.5}\n', "/readings")
+    assert answer.status == 201
+    await server.records.next(Completed)
+    return server
+
+
+async def celsius(server: Running) -> object:
+    async with httpx.AsyncClient(base_url=server.url) as client:
+        return (await client.get("/readings/roof")).json()
+
+
+async def test_readings_that_came_whole_are_there(roof):
+    lines = b'{"sensor": "roof", "celsius": 22}\n{"sensor": "cellar", "celsius": 9}\n{"sensor": "roof", "celsius": 23}'
+    assert (await (await roof.connect()).post(lines, "/readings")).status == 201
+    assert await celsius(roof) == [21.5, 22, 23]
+
+
+async def test_nothing_stays_of_readings_whose_client_left_in_the_middle(roof):
+    lines = b'{"sensor": "roof", "celsius": 98}\n{"sensor": "roof", "celsius": 99}\n{"sensor": "ro'
+    client = await roof.ask(request("POST /readings", lines, length=1000))
+    with trio.fail_after(PATIENCE):
+        while not await trio.to_thread.run_sync(is_being_written):
+            pass
+    client.close()
+    record = await roof.records.next(Abandoned)
+    assert (record.status, record.phase, record.outcome) == (400, "BODY", "cancelled")
+    assert record.request_body_bytes == len(lines)
+    assert await celsius(roof) == [21.5]
+    assert not is_being_written()
+
+
+async def test_nothing_stays_of_readings_one_of_which_is_malformed(roof):
+    for wrong in (
+        b'{"sensor": "roof"',
+        b'{"sensor": "roof"}',
+        b'{"sensor": "roof", "celsius": "hot"}',
+        b"[1, 2]",
+        b"1",
+    ):
+        answer = await (await roof.connect()).post(b'{"sensor": "roof", "celsius": 22}\n' + wrong, "/readings")
+        assert answer.status == 400
+        assert answer.body.startswith(b'400 Bad Request\neach line is like {"sensor": "roof", "celsius": 21.5}, but: ')
+    assert await celsius(roof) == [21.5]
+
+
+# feed.py
+
+
+async def listen(server: Running, name: str, *fields: str) -> Client:
+    client = await server.connect()
+    await client.send("\r\n".join([f"GET /feed?name={name} HTTP/1.1", "Host: here", *fields, "", ""]).encode())
+    return client
+
+
+async def test_listeners_of_the_feed_hear_each_other_and_who_comes_back_hears_what_it_missed(nursery):
+    server = await start(nursery, feed.app)
+    ann = await listen(server, "ann")
+    await until(ann, b"id: 1\ndata: ann is here\n\n")
+    bob = await listen(server, "bob")
+    for client in (ann, bob):
+        await until(client, b"id: 2\ndata: bob is here\n\n")
+    speaker = await server.connect()
+    assert (await speaker.post(b"hello", "/feed")).status == 204
+    for client in (ann, bob):
+        await until(client, b"id: 3\ndata: hello\n\n")
+
+    bob.close()
+    await until(ann, b"id: 4\ndata: bob has left\n\n")
+    assert (await speaker.post(b"where\nis bob?", "/feed")).status == 204
+    await until(ann, b"id: 5\ndata: where\ndata: is bob?\n\n")
+
+    bob = await listen(server, "bob", "Last-Event-ID: 3")
+    received = await until(bob, b"id: 6\ndata: bob is here\n\n")
+    missed = b"id: 4\ndata: bob has left\n\n", b"id: 5\ndata: where\ndata: is bob?\n\n", b"id: 6\n"
+    assert [received.count(event) for event in missed] == [1, 1, 1]
+    assert b"hello" not in received
+
+
+async def test_a_listener_of_the_feed_that_leaves_is_reported_once_it_has_cleaned_up(nursery):
+    server = await start(nursery, feed.app)
+    ann = await listen(server, "ann")
+    await until(ann, b"ann is here")
+    ann.close()
+    record = await server.records.next(Abandoned)
+    assert (record.status, record.phase, record.outcome) == (499, "RESPONSE_BODY", "cancelled")
+    bob = await listen(server, "bob", "Last-Event-ID: 1")
+    await until(bob, b"ann has left")
+
+
+async def test_the_feed_takes_an_id_that_it_does_not_know_for_none(nursery):
+    server = await start(nursery, feed.app)
+    ann = await listen(server, "ann", "Last-Event-ID: from before the restart")
+    assert b"id: 1\ndata: ann is here" in await until(ann, b"ann is here")
+
+
+# gateway.py
+
+
+async def test_who_leaves_the_gateway_stops_the_upstream_behind_it():
+    async with trioserve("run", "examples.gateway:upstream", "--port", "0", cwd=ROOT) as upstream:
+        variables = {"UPSTREAM": await upstream.address()}
+        async with trioserve("run", "examples.gateway:gateway", "--port", "0", cwd=ROOT, **variables) as passing:
+            client = Client(await passing.connect())
+            await client.send(request("GET /answers/why"))
+            assert b"text/plain" in await until(client, b"why?")
+            client.close()
+            await upstream.line("the meter has stopped")
+            assert await passing.end(signal.SIGTERM) == 0
+        assert await upstream.end(signal.SIGTERM) == 0
+    (left_gateway,) = passing.stdout
+    _, _, left_upstream = upstream.stdout
+    assert re.search(r'"GET /answers/why HTTP/1.1" 200 .* abandoned RESPONSE_BODY ', left_gateway)
+    assert re.search(r'"GET /tokens\?question=why HTTP/1.1" 200 .* abandoned RESPONSE_BODY ', left_upstream)
+    assert len(passing.stderr + upstream.stderr) == 4, "each says where it serves and that it drains, and no more"
+
+
+async def test_the_gateway_passes_the_status_code_of_its_upstream_on(nursery, monkeypatch):
+    upstream = await start(nursery, gateway.upstream)
+    monkeypatch.setattr(gateway, "UPSTREAM", f"{upstream.url}/elsewhere")
+    passing = await start(nursery, gateway.gateway)
+    answer = await (await passing.connect()).get("/answers/why")
+    assert (answer.status, answer.body[:13]) == (404, b"404 Not Found")
+
+
+async def test_the_gateway_says_that_its_upstream_is_not_there(nursery, monkeypatch):
+    nobody = await start(nursery, gateway.upstream)
+    nobody.drain.set()
+    await happens(nobody.ended.wait())
+    monkeypatch.setattr(gateway, "UPSTREAM", nobody.url)
+    passing = await start(nursery, gateway.gateway)
+    answer = await (await passing.connect()).get("/answers/why")
+    assert (answer.status, answer.body[:15]) == (502, b"502 Bad Gateway")
+
+
+# child.py
+
+
+async def test_a_child_has_ended_when_its_client_has_left(nursery, capsys):
+    server = await start(nursery, child.app)
+    client = await server.ask(request("GET /count"))
+    await until(client, b"1\n")
+    (pid,) = map(int, re.findall(r"^child (\d+) runs$", capsys.readouterr().out, re.MULTILINE))
+    os.kill(pid, 0)  # it is there
+    client.close()
+    record = await server.records.next(Abandoned)  # made when the handler has unwound
     assert (record.phase, record.outcome) == ("RESPONSE_BODY", "cancelled")
-    pid = int(re.fullmatch(r"child (\d+) runs\n", capsys.readouterr().out)[1])
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+# embedded.py
 
 
 async def test_embedded_drains_and_returns(autojump_clock, capsys):
