@@ -1,8 +1,9 @@
 """The stage on which lifecycles are played: one server, clients that can leave in every way, and all records.
 
 The same test plays on four stages: connections in memory and real sockets, each with the watch (the kernel's, or what
-stands for it in memory) and with the read-ahead fallback. In memory time is virtual. On every stage, when the play is
-over, the rules that hold for all of them are checked: see `_check`.
+stands for it in memory) and with the read-ahead fallback; and on two more, in memory and on sockets, on which there are
+layers around the app's handlers: see layers.py. In memory time is virtual. On every stage, when the play is over, the
+rules that hold for all of them are checked: see `_check`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from lifecycle.layers import Layers
 from trioserve import Abandoned, App, Completed, Config, HalfClose, HangupNews, Limits, TcpAddress, serve
 from trioserve.testing import MemoryPeer, MemoryServer, memory_server
 
@@ -42,18 +44,37 @@ Play = Callable[..., Awaitable[None]]
 
 
 def every_stage(play: Play) -> Callable[..., None]:
-    """Play on all four stages."""
-    return _on(play, ["memory", "memory-read-ahead", "socket", "socket-read-ahead"])
+    """Play on all stages."""
+    return _on(play, [*_IN_MEMORY, *_ON_SOCKETS, "memory-layers", "socket-layers"])
 
 
 def on_sockets(play: Play) -> Callable[..., None]:
     """Play on real sockets only, where threads or the kernel are what the play is about."""
-    return _on(play, ["socket", "socket-read-ahead"])
+    return _on(play, [*_ON_SOCKETS, "socket-layers"])
 
 
 def in_memory(play: Play) -> Callable[..., None]:
     """Play in memory only, where virtual time or the transport's inside is what the play is about."""
-    return _on(play, ["memory", "memory-read-ahead"])
+    return _on(play, [*_IN_MEMORY, "memory-layers"])
+
+
+# The same without layers: where what is served is no `App`, or its layers make a difference that is meant.
+
+
+def every_bare_stage(play: Play) -> Callable[..., None]:
+    return _on(play, [*_IN_MEMORY, *_ON_SOCKETS])
+
+
+def on_bare_sockets(play: Play) -> Callable[..., None]:
+    return _on(play, _ON_SOCKETS)
+
+
+def in_bare_memory(play: Play) -> Callable[..., None]:
+    return _on(play, _IN_MEMORY)
+
+
+_IN_MEMORY = ["memory", "memory-read-ahead"]
+_ON_SOCKETS = ["socket", "socket-read-ahead"]
 
 
 def _on(play: Play, kinds: list[str]) -> Callable[..., None]:
@@ -83,17 +104,22 @@ async def _play(play: Callable[[], Awaitable[None]], stage: Stage) -> None:
 class Observed:
     """An observer and a hook that keep what they are told, and let a test wait for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, layers: Layers | None) -> None:
+        self._layers = layers
         self.all: list[Completed | Abandoned] = []
         self.hooked: list[Abandoned] = []
         self._news = trio.lowlevel.ParkingLot()
 
     def completed(self, record: Completed) -> None:
-        self.all.append(record)
-        self._news.unpark_all()
+        self._note(record)
 
     def abandoned(self, record: Abandoned) -> None:
+        self._note(record)
+
+    def _note(self, record: Completed | Abandoned) -> None:
         self.all.append(record)
+        if self._layers is not None:
+            self._layers.check_record(record)
         self._news.unpark_all()
 
     async def hook(self, record: Abandoned) -> None:
@@ -116,11 +142,13 @@ class Stage:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.in_memory = kind.startswith("memory")
-        self.reads_ahead = kind.endswith("read-ahead")
+        self.reads_ahead = "read-ahead" in kind
+        self.has_layers = kind.endswith("layers")
 
     @contextlib.asynccontextmanager
     async def serve(self, app: App, config: Config | None = None) -> AsyncIterator[Theatre]:
-        observed = Observed()
+        layers = Layers(app) if self.has_layers else None
+        observed = Observed(layers)
         app.on_abandoned(observed.hook)
         config = dataclasses.replace(
             config or Config(),
@@ -134,6 +162,8 @@ class Stage:
             yield theatre
             await theatre.close()
         _check(observed, theatre, fin_is_departure=HalfClose.ABORT is (app.rules.half_close or config.half_close))
+        if layers is not None:
+            layers.check(observed.all)
         if not self.in_memory:
             assert _descriptors() <= descriptors, "descriptors are left open"
 

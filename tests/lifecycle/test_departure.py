@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from lifecycle.stage import GET, NO_LIMIT, PROBE, Stage, Visit, every_stage, in_memory, on_sockets
+from lifecycle.stage import GET, NO_LIMIT, PROBE, Stage, Visit, every_stage, in_memory, on_bare_sockets, on_sockets
 from trioserve import (
     FINISH,
     Abandoned,
@@ -178,7 +178,7 @@ async def test_a_plain_handler_in_a_thread_learns_of_it_and_is_waited_for(stage:
         assert told == [True]
 
 
-@on_sockets
+@on_bare_sockets
 async def test_a_plain_handler_that_waits_for_a_thread_is_not_started(stage: Stage) -> None:
     app, busy, go_on = App(), trio.Event(), trio.Event()
 

@@ -15,7 +15,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from lifecycle.stage import GET, Client, Stage, Theatre, Visit, every_stage, in_memory, on_sockets
+from lifecycle.stage import GET, Client, Stage, Theatre, Visit, every_stage, in_bare_memory, in_memory, on_sockets
 from trioserve import (
     CANCEL,
     FINISH,
@@ -1116,7 +1116,7 @@ class TimedOut:
             await self._endpoint(exchange)
 
 
-@in_memory
+@in_bare_memory
 async def test_a_blocked_stream_that_a_middleware_cancels_has_a_record_and_is_cut(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -1139,7 +1139,7 @@ async def test_a_blocked_stream_that_a_middleware_cancels_has_a_record_and_is_cu
     assert len(caplog.records) == 1
 
 
-@in_memory
+@in_bare_memory
 async def test_a_whole_response_whose_blocked_sending_a_middleware_cancels_has_a_record(stage: Stage) -> None:
     app = App()
 
@@ -1156,7 +1156,7 @@ async def test_a_whole_response_whose_blocked_sending_a_middleware_cancels_has_a
             await theatre.completed()
 
 
-@in_memory
+@in_bare_memory
 async def test_a_plain_handler_whose_client_leaves_as_it_gets_its_thread_either_runs_or_is_not_started(
     stage: Stage,
 ) -> None:

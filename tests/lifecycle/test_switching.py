@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 
-from lifecycle.stage import GET, Stage, Theatre, Visit, every_stage, in_memory
+from lifecycle.stage import GET, Stage, Theatre, Visit, every_bare_stage, in_bare_memory
 from trioserve import (
     CANCEL,
     FINISH,
@@ -93,7 +93,7 @@ async def switched(theatre: Theatre, data: bytes = UPGRADE, **settings: int):
     return client
 
 
-@every_stage
+@every_bare_stage
 async def test_bytes_go_both_ways_and_the_last_ones_complete_the_exchange(stage: Stage) -> None:
     async with stage.serve(Switching(shout)) as theatre:
         client = await switched(theatre)
@@ -106,7 +106,7 @@ async def test_bytes_go_both_ways_and_the_last_ones_complete_the_exchange(stage:
         assert (record.request_body_bytes, record.response_body_bytes) == (9, 12)
 
 
-@in_memory
+@in_bare_memory
 async def test_bytes_right_behind_the_request_are_not_lost_however_they_are_split(stage: Stage) -> None:
     whole = UPGRADE + b"one two."
     async with stage.serve(Switching(shout)) as theatre:
@@ -119,7 +119,7 @@ async def test_bytes_right_behind_the_request_are_not_lost_however_they_are_spli
         assert {record.status for record in await theatre.records(len(whole) - 1)} == {101}
 
 
-@every_stage
+@every_bare_stage
 @pytest.mark.parametrize("how", ["FIN", "RESET"])
 async def test_a_departure_cancels_whatever_the_handler_awaits(stage: Stage, how: str) -> None:
     visit = Visit()
@@ -134,7 +134,7 @@ async def test_a_departure_cancels_whatever_the_handler_awaits(stage: Stage, how
         assert record.request_body_expected is None
 
 
-@every_stage
+@every_bare_stage
 @pytest.mark.parametrize("how", ["FIN", "RESET"])
 async def test_a_departure_cancels_a_handler_that_receives(stage: Stage, how: str) -> None:
     visit = Visit()
@@ -152,7 +152,7 @@ async def test_a_departure_cancels_a_handler_that_receives(stage: Stage, how: st
         assert (record.phase, record.cause) == (Phase.RESPONSE_BODY, Cause(how))
 
 
-@every_stage
+@every_bare_stage
 @pytest.mark.parametrize("half_close", HalfClose)
 async def test_a_half_close_is_a_departure_under_every_half_close(stage: Stage, half_close: HalfClose) -> None:
     visit = Visit()
@@ -164,7 +164,7 @@ async def test_a_half_close_is_a_departure_under_every_half_close(stage: Stage, 
         assert visit.cancelled
 
 
-@every_stage
+@every_bare_stage
 async def test_a_client_that_is_done_may_half_close(stage: Stage) -> None:
     go_on = trio.Event()
 
@@ -184,7 +184,7 @@ async def test_a_client_that_is_done_may_half_close(stage: Stage) -> None:
         assert (await theatre.completed()).status == 101
 
 
-@every_stage
+@every_bare_stage
 async def test_a_fin_left_to_the_reader_is_judged_when_nobody_reads_on(stage: Stage) -> None:
     visit, receiving = Visit(), trio.Event()
 
@@ -203,7 +203,7 @@ async def test_a_fin_left_to_the_reader_is_judged_when_nobody_reads_on(stage: St
         assert (record.cause, record.request_body_bytes) == (Cause.FIN, 100)
 
 
-@every_stage
+@every_bare_stage
 @pytest.mark.parametrize("policy", [FINISH, Grace(30)])
 async def test_a_handler_that_runs_on_reads_the_rest_and_sends_into_the_void(
     stage: Stage, policy: DisconnectPolicy
@@ -235,7 +235,7 @@ async def test_a_handler_that_runs_on_reads_the_rest_and_sends_into_the_void(
 # We give up
 
 
-@every_stage
+@every_bare_stage
 async def test_a_client_hears_the_last_words_when_the_server_stops(stage: Stage) -> None:
     visit = Visit()
     config = Config(deadlines=Deadlines(drain=0.01))
@@ -248,7 +248,7 @@ async def test_a_client_hears_the_last_words_when_the_server_stops(stage: Stage)
         assert (record.phase, record.cause, record.status) == (Phase.RESPONSE_BODY, Cause.DRAIN, 503)
 
 
-@every_stage
+@every_bare_stage
 async def test_a_client_hears_the_last_words_at_the_deadline(stage: Stage) -> None:
     visit = Visit()
     async with stage.serve(Switching(lambda _: visit.until_cancelled(), deadline=0.01)) as theatre:
@@ -257,7 +257,7 @@ async def test_a_client_hears_the_last_words_at_the_deadline(stage: Stage) -> No
         assert (await theatre.abandoned()).cause is Cause.DEADLINE
 
 
-@every_stage
+@every_bare_stage
 @pytest.mark.parametrize("error", [ValueError("oh"), HTTPError(404)], ids=["failure", "http-error"])
 async def test_a_client_hears_the_last_words_when_the_handler_fails(
     stage: Stage, error: Exception, caplog: pytest.LogCaptureFixture
@@ -273,7 +273,7 @@ async def test_a_client_hears_the_last_words_when_the_handler_fails(
         assert len(caplog.records) == 1
 
 
-@every_stage
+@every_bare_stage
 async def test_one_who_asks_for_silence_gets_it(stage: Stage) -> None:
     async def drop(_: Exchange) -> None:
         raise DropConnection
@@ -284,7 +284,7 @@ async def test_one_who_asks_for_silence_gets_it(stage: Stage) -> None:
         assert (await theatre.abandoned()).status == 444
 
 
-@in_memory
+@in_bare_memory
 async def test_no_last_words_follow_a_piece_that_was_cut(stage: Stage) -> None:
     async def flood(exchange: Exchange) -> None:
         await exchange.send_bytes(bytes(100_000))
@@ -300,7 +300,7 @@ async def test_no_last_words_follow_a_piece_that_was_cut(stage: Stage) -> None:
         assert (await theatre.abandoned()).cause is Cause.DRAIN
 
 
-@in_memory
+@in_bare_memory
 async def test_a_cancelled_send_is_completed_by_the_next_one_and_by_the_last(stage: Stage) -> None:
     async def twice(exchange: Exchange) -> None:
         for letter in b"a", b"b":
@@ -318,7 +318,7 @@ async def test_a_cancelled_send_is_completed_by_the_next_one_and_by_the_last(sta
         assert (await theatre.completed()).status == 101
 
 
-@in_memory
+@in_bare_memory
 async def test_a_client_that_takes_nothing_is_too_slow(stage: Stage) -> None:
     async def flood(exchange: Exchange) -> None:
         while True:
@@ -330,7 +330,7 @@ async def test_a_client_that_takes_nothing_is_too_slow(stage: Stage) -> None:
         assert (record.cause, record.status) == (Cause.WRITE_TIMEOUT, 499)
 
 
-@in_memory
+@in_bare_memory
 async def test_a_client_may_be_silent_for_ever(stage: Stage) -> None:
     async with stage.serve(Switching(shout)) as theatre:
         client = await switched(theatre)
@@ -339,7 +339,7 @@ async def test_a_client_may_be_silent_for_ever(stage: Stage) -> None:
         assert await client.receive_to_end() == b"HI.BYE"
 
 
-@in_memory
+@in_bare_memory
 async def test_a_client_that_the_protocol_finds_vanished_is_one(stage: Stage) -> None:
     async def find(exchange: Exchange) -> None:
         exchange.client_vanished()
@@ -354,7 +354,7 @@ async def test_a_client_that_the_protocol_finds_vanished_is_one(stage: Stage) ->
 # After the last word
 
 
-@every_stage
+@every_bare_stage
 async def test_the_answer_to_the_last_word_can_be_awaited_and_a_fin_is_none_the_worse(stage: Stage) -> None:
     answers = []
 
@@ -376,7 +376,7 @@ async def test_the_answer_to_the_last_word_can_be_awaited_and_a_fin_is_none_the_
 # What cannot be
 
 
-@every_stage
+@every_bare_stage
 async def test_one_who_did_not_ask_is_not_switched(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     async with stage.serve(Switching(shout)) as theatre:
         client = await theatre.connect()
@@ -386,7 +386,7 @@ async def test_one_who_did_not_ask_is_not_switched(stage: Stage, caplog: pytest.
         assert "101 was not asked for" in caplog.text
 
 
-@every_stage
+@every_bare_stage
 @pytest.mark.parametrize(
     "talk",
     [
@@ -402,7 +402,7 @@ async def test_nothing_of_http_follows_a_switch(stage: Stage, talk: Talk, caplog
         assert isinstance((await theatre.abandoned()).exception, ResponseError)
 
 
-@every_stage
+@every_bare_stage
 async def test_no_bytes_are_sent_without_a_switch_or_after_the_end(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -423,7 +423,7 @@ async def test_no_bytes_are_sent_without_a_switch_or_after_the_end(
         assert await client.receive_to_end() == b"bye"
 
 
-@every_stage
+@every_bare_stage
 async def test_a_handler_that_returns_without_an_end_has_failed(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     async def nothing(_: Exchange) -> None:
         pass
