@@ -7,8 +7,8 @@ Every route is registered again, in a router that the app includes, so that its 
 Each of these notes what happens to it, per exchange, and when the play is over `check` says whether whatever was
 entered was left, once and in the right order. An error handler for everything notes when it is called.
 
-One thing differs, and is meant to: a plain handler that waits for a thread is queued and not started, but where it has
-dependencies these are entered before there is a thread, and so user code has been started.
+One thing differs, and is meant to: middleware and dependencies are user code, so once they run the exchange counts as
+started. A plain handler that still waits for its thread is then not told as queued and not started.
 """
 
 from __future__ import annotations

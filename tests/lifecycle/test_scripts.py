@@ -1,4 +1,5 @@
-"""Whole lifecycles, drawn by Hypothesis and played in memory in virtual time: a script says what one client does.
+"""Whole lifecycles, drawn by Hypothesis and played in memory in virtual time: a script says what one client does, and
+whether there are layers around the handlers.
 
 The oracle does not know how the server works. It knows what was sent before the client left, and what the design
 allows for it: see `judge`. trio's scheduling is deterministic under Hypothesis, so what fails shrinks and replays.
@@ -71,6 +72,7 @@ class Script:
     reads: bool
     disconnect: DisconnectPolicy
     half_close: HalfClose
+    layers: bool
 
     @property
     def stream(self) -> bytes:
@@ -93,6 +95,7 @@ scripts = st.builds(
     reads=st.booleans(),
     disconnect=st.sampled_from([CANCEL, FINISH, Grace(0.5)]),
     half_close=st.sampled_from(HalfClose),
+    layers=st.booleans(),
 )
 
 
@@ -240,11 +243,12 @@ def leave(script: Script, client: Client, run: Run) -> None:
         reads=True,
         disconnect=CANCEL,
         half_close=HalfClose.ABORT,
+        layers=False,
     )
 )
 def test_whatever_a_client_does_the_records_tell_the_truth(kind: str, script: Script) -> None:
     run = Run()
-    stage = Stage(kind)
+    stage = Stage(f"{kind}-layers" if script.layers else kind)
     theatre = trio.run(play, script, run, stage, clock=MockClock(autojump_threshold=0))
     judge(script, run, theatre.observed.all)
 
