@@ -39,6 +39,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 
+DEMO_DRAIN = 1.0
+"""Seconds. The feed of an open page never ends by itself, and Ctrl-C should not wait for it."""
+
 INTERRUPTED = 130
 """Exit code after a Ctrl-C that struck before anything was served: 128 + SIGINT, as shells have it."""
 
@@ -251,16 +254,30 @@ def run(  # noqa: PLR0917 - click passes options by name
 
 
 @main.command()
+@option(
+    "--path",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Directory whose files are searched.  [default: the standard library of this Python]",
+)
 @host_option
 @port_option
-def demo(host: tuple[str, ...], port: int | None) -> None:
-    """Serve an example application, and say what to try with it."""
-    # Only now: whoever runs an application of their own has no use for ours.
-    from trioserve.demo.app import app, what_to_try
+def demo(path: Path | None, host: tuple[str, ...], port: int | None) -> None:
+    """Serve a page that searches as you type and shows what the server hears when a search is abandoned.
 
-    run_server(
-        app, Config(listen=addresses(host, port, ())), "the demo", lambda bound: click.echo(what_to_try(str(bound[0])))
-    )
+    Whoever reaches the address can read the files that are searched.
+    """
+    # Only now: whoever runs an application of their own has no use for ours.
+    from trioserve.demo.app import make_app
+    from trioserve.demo.search import Tree, TreeError
+    from trioserve.demo.to_leave import what_to_try
+
+    try:
+        tree = Tree.under(path or Path(sysconfig.get_paths()["stdlib"]))
+    except TreeError as error:
+        raise click.BadParameter(str(error), param_hint="--path") from None
+    config = Config(listen=addresses(host, port, ()), deadlines=Deadlines(drain=DEMO_DRAIN))
+    run_server(make_app(tree), config, "the demo", lambda bound: click.echo(what_to_try(str(bound[0]))))
 
 
 # Finding the application

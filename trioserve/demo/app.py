@@ -1,95 +1,143 @@
-"""The demo: one handler for each way in which a departure can meet a handler. `trioserve demo` serves it.
+"""The demo: search as you type, where abandoned requests come from in real life. `trioserve demo` serves it.
 
-Read it as a first example. Every handler here is plain code that knows nothing of departures, but for the one that
-runs in a thread and has to ask.
+Each keystroke in the page starts a search and aborts the one before. A search is an ordinary handler: it goes through
+the files in slices, each in a worker thread, and sends what was found. It knows nothing of departures. That the work
+stops is the server's doing, and that the page can show it is the hook's, at the end of `make_app`.
+
+The search is there twice: at /search, where departure cancels it, and at /search/finish, where it runs to its end for
+nobody. That is the whole difference between the two positions of the page's switch.
 """
 
-import time
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
 
 import trio
 
-from trioserve import FINISH, Abandoned, App, Request, Response, Send
+from trioserve import CANCEL, FINISH, Abandoned, App, HTTPError, Request, Response, Send
+from trioserve.demo import to_leave
+from trioserve.demo.panel import FollowedSearch, Panel
+from trioserve.demo.search import QueryError, Search, Tree
 
-app = App()
+SEARCHES_AT_ONCE = 2
+"""More would not be faster, since Python runs one thread at a time; and so there is a queue to be seen."""
 
-WHAT_TO_TRY = """
-Try these in another terminal, and leave with Ctrl-C or with -m (seconds) before the answer is there:
+SEARCHES_WAITING = 200
+"""Beyond it 503. A crowd that types under FINISH would have to wait for minutes by then."""
 
-  curl -m 2 {address}/report/2025         a report that takes 30 seconds stops at once: 499
-  curl -m 2 {address}/ticks               so does a stream, between two ticks
-  curl -m 2 {address}/count/10            so does a worker thread, which asks now and then
-  curl -m 2 {address}/payment -X POST     but this one runs to its end: outcome "finished"
-  curl {address}/upload -T README.md      an upload, counted as it arrives
-  curl {address}/                         this text
+SLICE = 0.02
+"""Seconds for which a search goes on in its thread before it sends what it has found: soon enough for an eye."""
 
-What the server hears of a departure is printed here, below its line of the access log.
-"""
+STATIC = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/style.css": ("style.css", "text/css; charset=utf-8"),
+    "/script.js": ("script.js", "text/javascript; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+"""The files of the page, by path: with their names in the folder static, and their types."""
 
+PAGE_HEADERS = {
+    # What the page shows comes from files that anybody may have written; none of it may become part of the page.
+    "content-security-policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
 
-def what_to_try(address: str) -> str:
-    """What to try with the demo, for a terminal."""
-    return WHAT_TO_TRY.format(address=address)
+NOT_KEPT = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
-
-@app.get("/")
-async def index(request: Request) -> str:
-    return what_to_try(f"http://{request.headers.get('host', 'localhost')}")
-
-
-@app.get("/report/{year:int}")
-async def report(year: int) -> dict[str, int]:
-    """Something slow: a query, a model, another service."""
-    await trio.sleep(30)
-    return {"year": year, "sum": 42}
+_AS_MANY_AS_WANTED = trio.CapacityLimiter(math.inf)  # of threads: it is the places that are few
 
 
-@app.get("/ticks")
-async def ticks() -> Response:
-    """A stream without an end."""
+def make_app(tree: Tree) -> App:
+    """The demo, for the files of a tree."""
+    app = App()
+    places = trio.CapacityLimiter(SEARCHES_AT_ONCE)
+    panel = Panel(tree, places)
 
-    async def write_body(send: Send) -> None:
-        number = 0
+    async def search(request: Request) -> Response:
+        """The matches for ?q=, one JSON object a line; "match", then and when "progress", at last "done"."""
         try:
-            while True:
-                number += 1
-                await send(f"tick {number}\n")
-                await trio.sleep(1)
-        finally:
-            print(f"  ticks: stopped after {number}")
+            search = Search(query_of(request), tree)
+        except QueryError as error:
+            raise HTTPError(400, str(error)) from None
+        if places.statistics().tasks_waiting >= SEARCHES_WAITING:
+            raise HTTPError(503, "too many searches are waiting; try again in a moment")
+        followed = panel.follow(request, search)
 
-    return Response.stream(write_body, content_type="text/plain")
+        async def write_body(send: Send) -> None:
+            async with places:
+                try:
+                    await run(followed, send)
+                finally:
+                    panel.ended(search)
 
+        return Response.stream(write_body, content_type="application/x-ndjson", headers=NOT_KEPT)
 
-@app.get("/count/{seconds:int}")
-def count(seconds: int) -> str:
-    """A plain function runs in a worker thread. A thread cannot be cancelled from outside, so it asks."""
-    number = 0
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        number += 1
-        if number % 1000 == 0:
-            trio.from_thread.check_cancelled()
-    return f"counted to {number}\n"
+    app.get("/search", disconnect=CANCEL)(search)
+    app.get("/search/finish", disconnect=FINISH)(search)
 
+    @app.get("/panel")
+    async def feed() -> Response:
+        return Response.stream(panel.feed, content_type="text/event-stream", headers=NOT_KEPT)
 
-@app.put("/upload", max_body=1_000_000_000)
-async def upload(request: Request) -> str:
-    """A body that is not kept in memory: the client is held back while nobody reads."""
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-    return f"{size} bytes\n"
+    @app.on_abandoned
+    async def tell(event: Abandoned) -> None:
+        panel.tell(event)
 
-
-@app.post("/payment", disconnect=FINISH)
-async def payment() -> Response:
-    """Not to be cut in the middle: the handler runs to its end, whether or not anybody waits for it."""
-    await trio.sleep(4)
-    print("  payment: booked")
-    return Response.json({"paid": True}, status=201)
+    for path, (name, content_type) in STATIC.items():
+        app.get(path)(static_file(name, content_type))
+    to_leave.add_to(app)
+    return app
 
 
-@app.on_abandoned
-async def tell(event: Abandoned) -> None:
-    """Whoever wants to know what became of an exchange whose response did not get out."""
-    print(f"  hook: {event.status} {event.phase} {event.cause} {event.method} {event.target}: {event.outcome}")
+async def run(followed: FollowedSearch, send: Send) -> None:
+    """Run a search to its end, and send what it finds. Cancelled, it stops within a few hundred lines of a file."""
+    search = followed.search
+    while not search.done:
+        matches = await trio.to_thread.run_sync(
+            search.scan, SLICE, trio.from_thread.check_cancelled, limiter=_AS_MANY_AS_WANTED
+        )
+        followed.note_progress()
+        await send("".join([*(json_line("match", match._asdict()) for match in matches), progress("progress", search)]))
+    await send(progress("done", search))
+
+
+def json_line(kind: str, value: dict[str, Any]) -> str:
+    return json.dumps({kind: value}, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def progress(kind: str, search: Search) -> str:
+    """How far a search has come."""
+    counts = {"matches": search.matches, "passed": search.passed, "skipped": search.skipped}
+    return json_line(kind, {**counts, "files": len(search.tree.files)})
+
+
+def query_of(request: Request) -> str:
+    """What to search for: the parameter q; "" if there is none.
+
+    Raises:
+        QueryError: the query string is not one.
+    """
+    try:
+        return parse_qs(request.query_string, errors="strict").get("q", [""])[0]
+    except ValueError as error:
+        raise QueryError(f"the query string cannot be read: {error}") from None
+
+
+def static_file(name: str, content_type: str) -> Any:
+    """A handler that serves a file of the page. A browser asks each time whether it is still the same."""
+    content = (Path(__file__).parent / "static" / name).read_bytes()
+    tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+    headers = {**PAGE_HEADERS, "cache-control": "no-cache", "etag": tag}
+
+    async def serve_file(request: Request) -> Response:
+        if request.headers.get("if-none-match") == tag:
+            return Response(status=304, headers=headers)
+        return Response(content, headers=headers, content_type=content_type)
+
+    return serve_file
