@@ -10,12 +10,11 @@ nobody. That is the whole difference between the two positions of the page's swi
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
 import trio
 
@@ -33,22 +32,27 @@ SEARCHES_WAITING = 200
 SLICE = 0.02
 """Seconds for which a search goes on in its thread before it sends what it has found: soon enough for an eye."""
 
-STATIC = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/style.css": ("style.css", "text/css; charset=utf-8"),
-    "/script.js": ("script.js", "text/javascript; charset=utf-8"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
-}
-"""The files of the page, by path: with their names in the folder static, and their types."""
+STATIC = Path(__file__).parent / "static"
 
-PAGE_HEADERS = {
+PAGE = {"/": "index.html", "/style.css": "style.css", "/script.js": "script.js", "/icon.svg": "icon.svg"}
+"""The files of the page, by path: each has a route of its own, and nothing else is served."""
+
+PAGE_FIELDS = {
     # What the page shows comes from files that anybody may have written; none of it may become part of the page.
     "content-security-policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
+    # A browser asks each time whether it is still the same, which costs nothing here.
+    "cache-control": "no-cache",
 }
 
-NOT_KEPT = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+MATCHES_FIELDS = {
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+    # A browser that aborts a response may go on reading it for some seconds, to keep the connection for its next
+    # request (Chromium does, between two reads). Where there will be none, it hangs up at once.
+    "connection": "close",
+}
 
 _AS_MANY_AS_WANTED = trio.CapacityLimiter(math.inf)  # of threads: it is the places that are few
 
@@ -60,39 +64,47 @@ def make_app(tree: Tree) -> App:
     panel = Panel(tree, places)
 
     async def search(request: Request) -> Response:
-        """The matches for ?q=, one JSON object a line; "match", then and when "progress", at last "done"."""
+        """The matches for ?q=, one JSON object a line: each "match", now and then "progress", at last "done"."""
         try:
-            search = Search(query_of(request), tree)
+            search = Search(request.query.get("q", ""), tree)
         except QueryError as error:
             raise HTTPError(400, str(error)) from None
         if places.statistics().tasks_waiting >= SEARCHES_WAITING:
-            raise HTTPError(503, "too many searches are waiting; try again in a moment")
+            raise HTTPError(503, "too many searches are waiting; try again in a moment", headers={"retry-after": "5"})
         followed = panel.follow(request, search)
+        # Both until the response is written, or the client has left.
+        await request.resources.enter_async_context(places)
+        request.resources.callback(panel.ended, search)
 
         async def write_body(send: Send) -> None:
-            async with places:
-                try:
-                    await run(followed, send)
-                finally:
-                    panel.ended(search)
+            await run(followed, send)
 
-        return Response.stream(write_body, content_type="application/x-ndjson", headers=NOT_KEPT)
+        return Response.stream(write_body, content_type="application/x-ndjson", headers=MATCHES_FIELDS)
 
-    app.get("/search", disconnect=CANCEL)(search)
-    app.get("/search/finish", disconnect=FINISH)(search)
+    app.get("/search", disconnect=CANCEL, name="search")(search)
+    app.get("/search/finish", disconnect=FINISH, name="search to the end")(search)
 
     @app.get("/panel")
     async def feed() -> Response:
-        return Response.stream(panel.feed, content_type="text/event-stream", headers=NOT_KEPT)
+        return Response.events(panel.feed)
 
     @app.on_abandoned
     async def tell(event: Abandoned) -> None:
         panel.tell(event)
 
-    for path, (name, content_type) in STATIC.items():
-        app.get(path)(static_file(name, content_type))
-    to_leave.add_to(app)
+    for path, name in PAGE.items():
+        app.get(path, name=name)(page_file(name))
+    app.include(to_leave.router())
     return app
+
+
+def page_file(name: str) -> Callable[[], Awaitable[Response]]:
+    """A handler that serves a file of the page."""
+
+    async def serve_file() -> Response:
+        return Response.file(STATIC / name, headers=PAGE_FIELDS)
+
+    return serve_file
 
 
 async def run(followed: FollowedSearch, send: Send) -> None:
@@ -115,29 +127,3 @@ def progress(kind: str, search: Search) -> str:
     """How far a search has come."""
     counts = {"matches": search.matches, "passed": search.passed, "skipped": search.skipped}
     return json_line(kind, {**counts, "files": len(search.tree.files)})
-
-
-def query_of(request: Request) -> str:
-    """What to search for: the parameter q; "" if there is none.
-
-    Raises:
-        QueryError: the query string is not one.
-    """
-    try:
-        return parse_qs(request.query_string, errors="strict").get("q", [""])[0]
-    except ValueError as error:
-        raise QueryError(f"the query string cannot be read: {error}") from None
-
-
-def static_file(name: str, content_type: str) -> Any:
-    """A handler that serves a file of the page. A browser asks each time whether it is still the same."""
-    content = (Path(__file__).parent / "static" / name).read_bytes()
-    tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-    headers = {**PAGE_HEADERS, "cache-control": "no-cache", "etag": tag}
-
-    async def serve_file(request: Request) -> Response:
-        if request.headers.get("if-none-match") == tag:
-            return Response(status=304, headers=headers)
-        return Response(content, headers=headers, content_type=content_type)
-
-    return serve_file

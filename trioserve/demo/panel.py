@@ -17,7 +17,6 @@ were never scanned, at what a file has cost on average.
 
 from __future__ import annotations
 
-import json
 import time
 from bisect import bisect_right
 from collections import OrderedDict, deque
@@ -27,7 +26,7 @@ from typing import Any
 
 import trio
 
-from trioserve import Abandoned, Outcome, Request, Send
+from trioserve import Abandoned, Event, Outcome, Request, SendEvent
 from trioserve.demo.search import Search, Tree
 
 TICK = 0.25
@@ -123,22 +122,22 @@ class Panel:
 
     # Pages
 
-    async def feed(self, send: Send) -> None:
+    async def feed(self, send: SendEvent) -> None:
         """Tell one page, until it leaves."""
         news = _News()
         self._feeds.add(news)
         try:
-            await send(_event("hello", self._hello()))
+            await send(Event(self._hello(), event="hello"))
             cpu = CpuMeter()
             while True:
-                await send(_event("state", self._state(cpu.percent())))
+                await send(Event(self._state(cpu.percent()), event="state"))
                 next_state = trio.current_time() + TICK
                 while trio.current_time() < next_state:
                     # Only the wait ends at the tick, so that nothing is taken from the queue and then not sent.
                     with trio.move_on_at(next_state):
                         await news.arrival()
                     for told in news.take():
-                        await send(_event("abandoned", told))
+                        await send(Event(told, event="abandoned"))
         finally:
             self._feeds.discard(news)
 
@@ -228,7 +227,3 @@ def abandonment(record: Abandoned, followed: FollowedSearch | None) -> dict[str,
             "for_nobody": followed.passed_after(record.noticed_at) if record.outcome is Outcome.FINISHED else 0,
         },
     }
-
-
-def _event(name: str, data: dict[str, Any]) -> str:
-    return f"event: {name}\ndata: {json.dumps(data)}\n\n"

@@ -8,7 +8,7 @@ import time
 
 import trio
 
-from trioserve import FINISH, App, Request, Response, Send
+from trioserve import FINISH, Request, Response, Router, Send
 
 WHAT_TO_TRY = """
 Open {address}/ in a browser, and type. Each keystroke aborts the search before it,
@@ -33,63 +33,60 @@ def what_to_try(address: str) -> str:
     return WHAT_TO_TRY.format(address=address)
 
 
-def add_to(app: App) -> None:
-    """Register the handlers of this file."""
-    app.get("/try")(try_)
-    app.get("/report/{year:int}")(report)
-    app.get("/ticks")(ticks)
-    app.get("/count/{seconds:int}")(count)
-    app.put("/upload", max_body=1_000_000_000)(upload)
-    app.post("/payment", disconnect=FINISH)(payment)
+def router() -> Router:  # noqa: C901 - not complex, but a list of small handlers
+    """A new router with the handlers of this file."""
+    router = Router()
 
+    @router.get("/try")
+    async def what(request: Request) -> str:
+        return what_to_try(f"http://{request.headers.get('host', 'localhost')}")
 
-async def try_(request: Request) -> str:
-    return what_to_try(f"http://{request.headers.get('host', 'localhost')}")
+    @router.get("/report/{year:int}")
+    async def report(year: int) -> dict[str, int]:
+        """Something slow: a query, a model, another service."""
+        await trio.sleep(30)
+        return {"year": year, "sum": 42}
 
+    @router.get("/ticks")
+    async def ticks() -> Response:
+        """A stream without an end."""
 
-async def report(year: int) -> dict[str, int]:
-    """Something slow: a query, a model, another service."""
-    await trio.sleep(30)
-    return {"year": year, "sum": 42}
+        async def write_body(send: Send) -> None:
+            number = 0
+            try:
+                while True:
+                    number += 1
+                    await send(f"tick {number}\n")
+                    await trio.sleep(1)
+            finally:
+                print(f"  ticks: stopped after {number}")
 
+        return Response.stream(write_body, content_type="text/plain")
 
-async def ticks() -> Response:
-    """A stream without an end."""
-
-    async def write_body(send: Send) -> None:
+    @router.get("/count/{seconds:int}")
+    def count(seconds: int) -> str:
+        """A plain function runs in a worker thread. A thread cannot be cancelled from outside, so it asks."""
         number = 0
-        try:
-            while True:
-                number += 1
-                await send(f"tick {number}\n")
-                await trio.sleep(1)
-        finally:
-            print(f"  ticks: stopped after {number}")
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            number += 1
+            if number % 1000 == 0:
+                trio.from_thread.check_cancelled()
+        return f"counted to {number}\n"
 
-    return Response.stream(write_body, content_type="text/plain")
+    @router.put("/upload", max_body=1_000_000_000)
+    async def upload(request: Request) -> str:
+        """A body that is not kept in memory: the client is held back while nobody reads."""
+        size = 0
+        async for part in request.stream():
+            size += len(part)
+        return f"{size} bytes\n"
 
+    @router.post("/payment", disconnect=FINISH)
+    async def payment() -> Response:
+        """Not to be cut in the middle: the handler runs to its end, whether or not anybody waits for it."""
+        await trio.sleep(4)
+        print("  payment: booked")
+        return Response.json({"paid": True}, status=201)
 
-def count(seconds: int) -> str:
-    """A plain function runs in a worker thread. A thread cannot be cancelled from outside, so it asks."""
-    number = 0
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        number += 1
-        if number % 1000 == 0:
-            trio.from_thread.check_cancelled()
-    return f"counted to {number}\n"
-
-
-async def upload(request: Request) -> str:
-    """A body that is not kept in memory: the client is held back while nobody reads."""
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-    return f"{size} bytes\n"
-
-
-async def payment() -> Response:
-    """Not to be cut in the middle: the handler runs to its end, whether or not anybody waits for it."""
-    await trio.sleep(4)
-    print("  payment: booked")
-    return Response.json({"paid": True}, status=201)
+    return router

@@ -174,9 +174,9 @@ function showState(state) {
   byId("cpu").textContent = state.cpu;
   byId("abandoned").textContent = number(state.abandoned);
   byId("never-scanned").textContent = number(state.never_scanned);
-  byId("cpu-saved").textContent = `≈ ${state.cpu_saved.toFixed(1)} s of CPU saved`;
+  byId("cpu-saved").textContent = `≈ ${state.cpu_saved.toFixed(1)} s CPU saved`;
   byId("for-nobody").textContent = number(state.for_nobody);
-  byId("cpu-for-nobody").textContent = `≈ ${state.cpu_for_nobody.toFixed(1)} s of CPU lost`;
+  byId("cpu-for-nobody").textContent = `≈ ${state.cpu_for_nobody.toFixed(1)} s CPU lost`;
   byId("feed").className = "";
   const pages = state.pages === 1 ? "1 page looks on." : `${state.pages} pages look on.`;
   if (byId("feed").textContent !== pages) byId("feed").textContent = pages;
@@ -244,5 +244,4 @@ document.addEventListener("visibilitychange", () => {
 });
 
 if (!document.hidden) openFeed();
-query.focus();
-if (query.value) search();
+if (query.value) search(); // the browser has kept it
