@@ -157,8 +157,11 @@ function openFeed() {
   feed.addEventListener("state", (event) => showState(JSON.parse(event.data)));
   feed.addEventListener("abandoned", (event) => showAbandonment(JSON.parse(event.data)));
   feed.onerror = () => {
-    byId("feed").className = "lost";
-    byId("feed").textContent = "No connection to the server; trying again.";
+    const lost = byId("feed");
+    if (lost.className === "lost") return;
+    lost.className = "lost";
+    lost.textContent = "No connection to the server; trying again.";
+    announce(lost.textContent);
   };
 }
 
@@ -174,9 +177,9 @@ function showState(state) {
   byId("cpu").textContent = state.cpu;
   byId("abandoned").textContent = number(state.abandoned);
   byId("never-scanned").textContent = number(state.never_scanned);
-  byId("cpu-saved").textContent = `≈ ${state.cpu_saved.toFixed(1)} s CPU saved`;
+  byId("cpu-saved").textContent = `≈ ${state.cpu_saved.toFixed(1)} s of CPU`;
   byId("for-nobody").textContent = number(state.for_nobody);
-  byId("cpu-for-nobody").textContent = `≈ ${state.cpu_for_nobody.toFixed(1)} s CPU lost`;
+  byId("cpu-for-nobody").textContent = `≈ ${state.cpu_for_nobody.toFixed(1)} s of CPU`;
   byId("feed").className = "";
   const pages = state.pages === 1 ? "1 page looks on." : `${state.pages} pages look on.`;
   if (byId("feed").textContent !== pages) byId("feed").textContent = pages;
