@@ -13,7 +13,7 @@ COVERED := trioserve/core/*,trioserve/connection/*
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo    serve an example application, and say what to try with it"
+	@echo "make demo    serve a page that searches as you type, and shows what becomes of abandoned requests"
 	@echo "make test    everything that must hold: style, types, the import rule, tests, coverage"
 	@echo "make explore more of the property tests, with other examples each time; some ten minutes"
 	@echo "make lint    style, types and the import rule only"

@@ -290,8 +290,28 @@ async def test_demo_prints_what_to_try_and_serves_it(tmp_path):
         address = await program.address()
         assert f"curl -m 2 {address}/report/2025" in printed
         host = f"Host: {address.removeprefix('http://')}"
-        served = await answer(await program.connect(), f"GET / HTTP/1.1\r\n{host}\r\n{CLOSE}\r\n\r\n".encode())
+        served = await answer(await program.connect(), f"GET /try HTTP/1.1\r\n{host}\r\n{CLOSE}\r\n\r\n".encode())
         assert printed.strip() in served
+
+
+async def test_demo_searches_the_standard_library(tmp_path):
+    async with trioserve("demo", "--port", "0", cwd=tmp_path) as program:
+        found = await answer(await program.connect(), request("GET", "/search?q=Gur+Mra+bs+Clguba", CLOSE))
+    assert '{"match":{"path":"this.py","line":1,' in found
+
+
+async def test_demo_searches_a_directory(tmp_path):
+    (tmp_path / "notes.txt").write_text("one\na needle\n")
+    async with trioserve("demo", "--port", "0", "--path", str(tmp_path), cwd=tmp_path) as program:
+        found = await answer(await program.connect(), request("GET", "/search?q=needle", CLOSE))
+    assert '{"match":{"path":"notes.txt","line":2,"pieces":["a ","needle",""]}}' in found
+
+
+async def test_demo_stops_soon_while_a_page_looks_on(tmp_path):
+    async with trioserve("demo", "--port", "0", cwd=tmp_path) as program, await program.connect() as page:
+        await page.send_all(request("GET", "/panel"))
+        assert (await page.receive_some()).startswith(b"HTTP/1.1 200 ")
+        assert await program.end(signal.SIGTERM) == 0
 
 
 # Mistakes
@@ -335,6 +355,8 @@ def assert_one_clear_line(ended: subprocess.CompletedProcess[str], *words: str) 
         (["run", "shop:app", "--unix", "shop.py"], ["cannot listen on unix:shop.py", "no socket"]),
         (["walk"], ["'walk'"]),
         (["demo", "--port", "http"], ["--port", "'http'"]),
+        (["demo", "--path", "no/such"], ["invalid value for --path: ", "no directory no/such"]),
+        (["demo", "--path", "shop.py"], ["--path", "shop.py is no directory"]),
     ],
     ids=lambda value: " ".join(value[1:]) if value and value[0] in {"run", "walk", "demo"} else "",
 )

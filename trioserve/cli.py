@@ -253,31 +253,37 @@ def run(  # noqa: PLR0917 - click passes options by name
     run_server(load(app), config, app)
 
 
+def tree(directory: str) -> Any:
+    """The files under a directory, for the demo to search."""
+    # Only now: whoever runs an application of their own has no use for ours.
+    from trioserve.demo.search import Tree, TreeError
+
+    try:
+        return Tree.under(Path(directory))
+    except TreeError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 @main.command()
 @option(
     "--path",
-    type=click.Path(path_type=Path),
+    type=tree,
+    default=lambda: sysconfig.get_paths()["stdlib"],
     metavar="DIR",
     help="Directory whose files are searched.  [default: the standard library of this Python]",
 )
 @host_option
 @port_option
-def demo(path: Path | None, host: tuple[str, ...], port: int | None) -> None:
+def demo(path: Any, host: tuple[str, ...], port: int | None) -> None:
     """Serve a page that searches as you type and shows what the server hears when a search is abandoned.
 
     Whoever reaches the address can read the files that are searched.
     """
-    # Only now: whoever runs an application of their own has no use for ours.
     from trioserve.demo.app import make_app
-    from trioserve.demo.search import Tree, TreeError
     from trioserve.demo.to_leave import what_to_try
 
-    try:
-        tree = Tree.under(path or Path(sysconfig.get_paths()["stdlib"]))
-    except TreeError as error:
-        raise click.BadParameter(str(error), param_hint="--path") from None
     config = Config(listen=addresses(host, port, ()), deadlines=Deadlines(drain=DEMO_DRAIN))
-    run_server(make_app(tree), config, "the demo", lambda bound: click.echo(what_to_try(str(bound[0]))))
+    run_server(make_app(path), config, "the demo", lambda bound: click.echo(what_to_try(str(bound[0]))))
 
 
 # Finding the application

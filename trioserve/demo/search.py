@@ -213,7 +213,7 @@ def pieces_of(line: str, needle: re.Pattern[str]) -> list[str]:
     """
     first = needle.search(line)
     assert first is not None, "only a line with a match is shown"
-    line = line.rstrip()
+    line = line[: max(len(line.rstrip()), first.end())]
     start = min(len(line) - len(line.lstrip()), first.start())
     if first.end() - start > LINE_SHOWN:
         start = max(first.start() - BEFORE_MATCH, 0)
