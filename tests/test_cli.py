@@ -422,6 +422,106 @@ def test_an_error_while_importing_is_one_clear_line_with_its_place(shop, source,
     assert_one_clear_line(finished("run", "broken:app", cwd=shop), "cannot import 'broken'", *words)
 
 
+# trioserve routes
+
+CATALOGUE = """
+from trioserve import FINISH, App, Cause, Grace, Phase, Router
+
+app = App(deadline=30)
+empty = App()
+
+@app.get("/")
+async def home(): ...
+
+@app.route("/orders/{order:int}", methods=["PUT", "DELETE"], disconnect=FINISH, max_body=5000)
+def change(order): ...
+
+api = Router(disconnect=Grace(2), abandoned_status=202)
+
+def by_phase(phase, cause):
+    return 499
+
+class Shelf:
+    async def show(self, item): ...
+
+    async def __call__(self): ...
+
+    def __repr__(self):
+        return "Shelf()"
+
+api.get("/{item}", abandoned_status={(Phase.HANDLER, Cause.FIN): 409}, half_close="probe", deadline=5)(Shelf().show)
+api.post("", abandoned_status=by_phase)(Shelf())
+
+@api.websocket("/live")
+async def live(socket): ...
+
+app.include(api, prefix="/api")
+
+class Other:
+    hooks = ()
+    rules = None
+    def endpoint(self, head): ...
+
+other = Other()
+"""
+
+
+def test_routes_prints_each_route_with_its_handler_and_the_policies_that_differ(tmp_path):
+    (tmp_path / "catalogue.py").write_text(CATALOGUE)
+    ended = finished("routes", "catalogue:app", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert [re.split(r"  +", line) for line in ended.stdout.splitlines()] == [
+        ["GET", "/", "catalogue.home (catalogue.py:7)", "deadline=30"],
+        [
+            "PUT,DELETE",
+            "/orders/{order:int}",
+            "catalogue.change (catalogue.py:10)",
+            "disconnect=FINISH deadline=30 max_body=5000",
+        ],
+        [
+            "GET",
+            "/api/{item}",
+            "catalogue.Shelf.show (catalogue.py:19)",
+            "disconnect=Grace(2) half_close=probe abandoned_status=202 abandoned_status={HANDLER FIN: 409} deadline=5",
+        ],
+        [
+            "POST",
+            "/api",
+            "catalogue.Shelf() (catalogue.py:21)",
+            "disconnect=Grace(2) abandoned_status=202 abandoned_status=catalogue.by_phase deadline=30",
+        ],
+        [
+            "WEBSOCKET",
+            "/api/live",
+            "catalogue.live (catalogue.py:29)",
+            "disconnect=Grace(2) abandoned_status=202 deadline=inf",
+        ],
+    ]
+
+
+def test_routes_are_printed_in_columns_without_anything_behind_them(shop):
+    ended = finished("routes", "shop:app", cwd=shop)
+    assert ended.stdout.splitlines() == [
+        "GET   /hello  shop.hello (shop.py:8)",
+        "GET   /sleep  shop.sleep (shop.py:12)",
+        "POST  /order  shop.order (shop.py:21)",
+    ]
+
+
+def test_routes_says_where_there_are_none(tmp_path):
+    (tmp_path / "catalogue.py").write_text(CATALOGUE)
+    ended = finished("routes", "catalogue:empty", cwd=tmp_path)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "trioserve: catalogue:empty has no routes\n")
+    assert_one_clear_line(
+        finished("routes", "catalogue:other", cwd=tmp_path), "no routes to print", "trioserve.App", "of type Other"
+    )
+
+
+def test_routes_needs_an_application(shop):
+    assert_one_clear_line(finished("routes", "shop:missing", cwd=shop), "no attribute 'missing'")
+    assert_one_clear_line(finished("routes", cwd=shop), "MODULE:ATTR")
+
+
 # Help and version
 
 
@@ -430,6 +530,7 @@ def test_help_names_the_commands(tmp_path, arguments):
     ended = finished(*arguments, cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert re.search(r"\brun\b", ended.stdout)
+    assert re.search(r"\broutes\b", ended.stdout)
     assert re.search(r"\bdemo\b", ended.stdout)
 
 

@@ -1,4 +1,4 @@
-"""The command line: `trioserve run MODULE:ATTR` and `trioserve demo`.
+"""The command line: `trioserve run MODULE:ATTR`, `trioserve routes MODULE:ATTR` and `trioserve demo`.
 
 Every option can also be given by an environment variable TRIOSERVE_... of the same name. The options for limits and
 deadlines are made from the fields of `Limits` and `Deadlines`, so a new field is an option by itself, and their
@@ -14,11 +14,12 @@ import importlib
 import io
 import logging
 import math
+import os
 import signal
 import sys
 import sysconfig
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -26,10 +27,15 @@ import click
 import trio
 from click.core import ParameterSource
 
+from trioserve.app.application import App
+from trioserve.app.handlers import place_of
+from trioserve.app.router import UPGRADE, Policies, Registration
 from trioserve.core.application import Application
+from trioserve.core.callables import name_of
 from trioserve.core.errors import ConfigError
-from trioserve.core.lifecycle import HalfClose
+from trioserve.core.lifecycle import CANCEL, HalfClose
 from trioserve.core.limits import Deadlines, Limits
+from trioserve.core.status import StatusChange
 from trioserve.observe.access_log import ACCESS_LOGGER
 from trioserve.server.config import Address, Config, HangupNews, TcpAddress, UnixAddress, default_hangup_news
 from trioserve.server.server import serve
@@ -284,6 +290,59 @@ def demo(path: Any, host: tuple[str, ...], port: int | None) -> None:
 
     config = Config(listen=addresses(host, port, ()), deadlines=Deadlines(drain=DEMO_DRAIN))
     run_server(make_app(path), config, "the demo", lambda bound: click.echo(what_to_try(str(bound[0]))))
+
+
+@main.command()
+@click.argument("app", metavar="MODULE:ATTR")
+def routes(app: str) -> None:
+    """Print the routes of the application MODULE:ATTR, in the order of registration.
+
+    Of each: its methods (GET serves HEAD too), its path, its handler and where that is, and the policies that differ
+    from the defaults, whether they were said for the route, its router or the application.
+    """
+    application = load(app)
+    if not isinstance(application, App):
+        raise ConfigError(
+            f"{app} has no routes to print: it is no trioserve.App but of type {type(application).__name__}"
+        )
+    for line in aligned([columns(route.registration) for route in application.routes]):
+        click.echo(line)
+    if not application.routes:
+        click.echo(f"trioserve: {app} has no routes", err=True)
+
+
+def columns(registration: Registration) -> tuple[str, ...]:
+    """What is printed of one route."""
+    methods = ",".join("WEBSOCKET" if method == UPGRADE else method for method in registration.methods)
+    place = place_of(registration.handler).replace(f"({Path.cwd()}{os.sep}", "(")
+    return methods, registration.path, place, " ".join(policies_of(registration.policies))
+
+
+def policies_of(policies: Policies) -> Iterator[str]:
+    """The policies that differ from the defaults, as they are written in code."""
+    if policies.disconnect not in {None, CANCEL}:
+        yield f"disconnect={policies.disconnect!r}"
+    if policies.half_close is not None:
+        yield f"half_close={policies.half_close}"
+    for change in policies.abandoned_status:  # the outermost first, each laid over the one before
+        yield f"abandoned_status={described_change(change)}"
+    if policies.deadline is not None:
+        yield f"deadline={policies.deadline:g}"
+    if policies.max_body is not None:
+        yield f"max_body={policies.max_body}"
+
+
+def described_change(change: StatusChange) -> str:
+    """A change of the status policy in a few words."""
+    if isinstance(change, Mapping):
+        return "{" + ", ".join(f"{phase} {cause}: {status}" for (phase, cause), status in change.items()) + "}"
+    return name_of(change) if callable(change) else str(change)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines whose columns begin at the same place."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 # Finding the application
