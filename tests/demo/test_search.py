@@ -91,7 +91,7 @@ def test_what_is_no_tree_says_why(tmp_path, name, words):
         ("  ", "nothing to search for"),
         ("x" * (QUERY_LENGTH + 1), f"{QUERY_LENGTH} are the most"),
         ("a\nb", "one line"),
-        ("a\0", "control character"),
+        ("a\r", "one line"),
     ],
 )
 def test_a_query_that_cannot_be_searched_for_says_what_to_do(tmp_path, query, words):
@@ -111,6 +111,8 @@ def test_a_query_that_cannot_be_searched_for_says_what_to_do(tmp_path, query, wo
         ("größe", "die GRÖSSE", False),
         ("größe", "die GRÖßE", True),
         ("two  blanks", "two blanks", False),
+        ("a\tb", "a\tb", True),
+        ("a\N{NO-BREAK SPACE}b", "a\N{NO-BREAK SPACE}b", True),
         ("x" * QUERY_LENGTH, "X" * QUERY_LENGTH, True),
     ],
 )
