@@ -18,8 +18,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar, Unpack, overload
 
-from trioserve.app.errors import ErrorHandlers
-from trioserve.app.handlers import Dependency, dependency, place_of, plan
+from trioserve.app.errors import ErrorHandler, ErrorHandlers
+from trioserve.app.handlers import Dependency, Opener, dependency, place_of, plan
 from trioserve.app.handshake import check_handshake, is_websocket_upgrade
 from trioserve.app.request import Request, path_of
 from trioserve.app.response import Response
@@ -32,7 +32,8 @@ from trioserve.core.callables import name_of
 from trioserve.core.errors import ConfigError, HTTPError, RequestError
 from trioserve.core.messages import RequestHead
 
-F = TypeVar("F", bound=Callable[..., Any])
+ErrorHandlerT = TypeVar("ErrorHandlerT", bound=ErrorHandler)
+OpenerT = TypeVar("OpenerT", bound=Opener)
 HookT = TypeVar("HookT", bound=Hook)
 
 KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
@@ -86,7 +87,7 @@ class App(Router):
         self._hooks.append(hook)
         return hook
 
-    def error_handler(self, error: type[Exception] | int) -> Callable[[F], F]:
+    def error_handler(self, error: type[Exception] | int) -> Callable[[ErrorHandlerT], ErrorHandlerT]:
         """Register the decorated function `(request, error)` to answer a class of exceptions, or a status code.
 
         It returns what a handler may return; for exceptions, the most specific class wins. Errors of the routing (404,
@@ -96,7 +97,7 @@ class App(Router):
             ConfigError: `error` is neither, or has one already.
         """
 
-        def register(handler: F) -> F:
+        def register(handler: ErrorHandlerT) -> ErrorHandlerT:
             self._check_open()
             self._errors.add(error, handler)
             return handler
@@ -104,10 +105,12 @@ class App(Router):
         return register
 
     @overload
-    def dependency(self, function: F, /) -> F: ...
+    def dependency(self, function: OpenerT, /) -> OpenerT: ...
     @overload
-    def dependency(self, /, *, provides: Any) -> Callable[[F], F]: ...
-    def dependency(self, function: F | None = None, /, *, provides: Any = None) -> F | Callable[[F], F]:
+    def dependency(self, /, *, provides: Any) -> Callable[[OpenerT], OpenerT]: ...
+    def dependency(
+        self, function: OpenerT | None = None, /, *, provides: Any = None
+    ) -> OpenerT | Callable[[OpenerT], OpenerT]:
         """Register something that handlers take by annotation: an async context manager, entered for each exchange.
 
             @app.dependency
@@ -130,7 +133,7 @@ class App(Router):
             return lambda function: self._depend(function, provides)
         return self._depend(function, None)
 
-    def _depend(self, function: F, provides: Any) -> F:
+    def _depend(self, function: OpenerT, provides: Any) -> OpenerT:
         made = self._dependency(function, provides, self._dependencies, Request, lasts=False)
         if made.provides is None:
             raise ConfigError(f"{made} provides None, which nobody can ask for; middleware is for what has no value")
@@ -146,7 +149,7 @@ class App(Router):
         except ConfigError as error:
             raise ConfigError(f"{place_of(function)}: {error}") from None
 
-    def lifespan(self, function: F) -> F:
+    def lifespan(self, function: OpenerT) -> OpenerT:
         """Register an async context manager that is open while the app is served.
 
             @app.lifespan

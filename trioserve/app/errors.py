@@ -20,12 +20,12 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from trioserve.app.handlers import invoking, response_of
+from trioserve.app.handlers import Returned, invoking, response_of
 from trioserve.app.request import Request
 from trioserve.app.response import Response
 from trioserve.core.errors import ClientGone, ConfigError, DropConnection, HTTPError, RequestError, error_content
 
-ErrorHandler = Callable[..., Any]
+ErrorHandler = Callable[[Request, Any], Returned | Awaitable[Returned]]
 """A user's function (request, error) -> whatever a handler may return. Async, or plain in a worker thread."""
 
 _UNANSWERED = (DropConnection, ClientGone)

@@ -38,11 +38,20 @@ from types import FunctionType, GenericAlias, UnionType
 from typing import Any, Protocol, Union, get_args, get_origin
 
 from trioserve.app.response import Response, as_response
+from trioserve.app.streaming import Part
 from trioserve.core.application import Exchange
 from trioserve.core.callables import is_async, name_of
 from trioserve.core.errors import ConfigError, ResponseError
 
+Returned = Response | str | bytes | Mapping[str, Any] | list[Any] | AsyncIterable[Part] | None
+"""What a handler may return: see `as_response`. To type checkers a `TypedDict` is a mapping, and no dict; and an async
+generator is what it says that it returns."""
+
 Handler = Callable[..., Any]
+"""What was registered as a handler, of whichever kind."""
+
+Opener = Callable[..., AsyncIterable[Any] | AbstractAsyncContextManager[Any]]
+"""A user's function that makes an async context manager: an async generator with one yield, or a class."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, Protocol, TypedDict, TypeVar, Unpack
 
-from trioserve.app.handlers import Handler, place_of
+from trioserve.app.handlers import Handler, Returned, place_of
 from trioserve.app.request import Request
 from trioserve.app.response import Response
 from trioserve.app.routing import CONVERTERS, Converter, Pattern
@@ -40,7 +40,10 @@ class Middleware(Protocol):
     async def __call__(self, request: Request, call_next: Next, /) -> Response: ...
 
 
-H = TypeVar("H", bound=Handler)
+# A route's handler, a WebSocket's, and either. Decorators give back what they got, with its own type.
+H = TypeVar("H", bound=Callable[..., Returned | Awaitable[Returned]])
+W = TypeVar("W", bound=Callable[..., Awaitable[object]])
+F = TypeVar("F", bound=Handler)
 M = TypeVar("M", bound=Middleware)
 
 UPGRADE = "Upgrade: websocket"
@@ -215,13 +218,13 @@ class Router:
         methods: tuple[str, ...],
         options: Mapping[str, Any],
         websocket: WebSocketOptions | None = None,
-    ) -> Callable[[H], H]:
+    ) -> Callable[[F], F]:
         Pattern(path or "/", {**CONVERTERS, **self._converters})  # what is no path is refused where it is written
         options = dict(options)
         name = options.pop("name", None)
         policies = Policies.of(options)
 
-        def register(handler: H) -> H:
+        def register(handler: F) -> F:
             default = getattr(handler, "__name__", type(handler).__name__)
             self._add(Registration(path, methods, handler, name or default, policies, websocket=websocket))
             return handler
@@ -258,7 +261,7 @@ class Router:
 
     def websocket(
         self, path: str, *, ping: float = PING, max_message: float | None = None, **options: Unpack[RouteOptions]
-    ) -> Callable[[H], H]:
+    ) -> Callable[[W], W]:
         """Register the decorated `async def` handler for WebSockets at `path`. It takes a `WebSocket`, by annotation.
 
         A route for GET may have the same path. A session has no deadline but one that is given here.
@@ -276,7 +279,7 @@ class Router:
         how = WebSocketOptions(_checked_positive("ping", ping) or PING, _checked_positive("max_message", max_message))
         register = self._registering(path, (UPGRADE,), options, how)
 
-        def register_async(handler: H) -> H:
+        def register_async(handler: W) -> W:
             if not is_async(handler):
                 raise ConfigError(f"handler {place_of(handler)} of a WebSocket must be async def")
             return register(handler)
