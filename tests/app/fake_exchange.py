@@ -22,6 +22,7 @@ class FakeExchange:
 
     max_body = float("inf")
     cancelled = False
+    refusal = None
     limits = Limits()
     deadlines = Deadlines()
 

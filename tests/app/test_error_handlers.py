@@ -189,6 +189,70 @@ async def test_one_for_413_answers_a_body_that_grows_too_large_and_the_connectio
     assert answer.closes
 
 
+CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n", 413),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\nExpect: 100-continue\r\n\r\n", 413),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n01234567890", 413),
+        (CHUNKED + b"b\r\n01234567890\r\n0\r\n\r\n", 413),
+        (CHUNKED + b"nonsense\r\n", 400),
+    ],
+)
+@pytest.mark.parametrize("plain", [True, False])
+async def test_what_is_refused_before_the_handler_starts_goes_through_middleware_and_error_handlers(
+    request_bytes, status, *, plain
+):
+    app = App(max_body=10)
+
+    @app.middleware
+    async def stamp(request: Request, call_next: Any) -> Response:
+        response = await call_next(request)
+        response.headers["x-stamp"] = str(response.status)
+        return response
+
+    def never() -> None:
+        pytest.fail("the handler was called")
+
+    async def never_async() -> None:
+        pytest.fail("the handler was called")
+
+    app.post("/")(never if plain else never_async)
+
+    @app.error_handler(status)
+    async def own(request: Request, error: HTTPError) -> Response:
+        return Response("own", status=error.status)
+
+    async with in_memory(app) as served:
+        client = served.connect()
+        await client.send(request_bytes)
+        answer = await client.answer("POST")
+        assert (answer.status, answer.body, answer.get("x-stamp")) == (status, b"own", str(status))
+        assert answer.closes
+        assert not answer.interim
+        assert (await served.records.next(Completed)).status == status
+
+
+async def test_middleware_that_reads_a_body_that_is_refused_is_told_so():
+    app = App(max_body=10)
+
+    @app.middleware
+    async def reads(request: Request, call_next: Any) -> Response:
+        with pytest.raises(RequestError):
+            await request.body()
+        return await call_next(request)
+
+    @app.post("/")
+    async def never() -> None:
+        pytest.fail("the handler was called")
+
+    async with in_memory(app) as served:
+        assert (await served.post(b"01234567890")).status == 413
+
+
 async def test_a_request_error_closes_the_connection_whoever_answers_it():
     app = app_that_raises(RequestError(400, "garbled"))
     assert (await answer_to(app)).closes

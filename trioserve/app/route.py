@@ -117,6 +117,11 @@ def _followed(function: Middleware, call: Next) -> Next:
     return run
 
 
+def _check_content(request: Request) -> None:
+    if request.exchange.refusal is not None:
+        raise request.exchange.refusal
+
+
 class Route:
     """A handler with its pattern and rules."""
 
@@ -141,12 +146,14 @@ class Route:
         return self._around.wrapped(self._with_dependencies if self._needs else self._handle, middleware)
 
     async def _handle(self, request: Request) -> Response:
+        _check_content(request)
         response = await self._called(request, self._arguments(self._plan, request, {}))
         if response.streamed:
             request.resources.push_async_callback(response.aclose)
         return response
 
     async def _with_dependencies(self, request: Request) -> Response:
+        _check_content(request)
         response: Response | None = None
         async with AsyncExitStack() as stack:
             request.exchange.handler_starts()

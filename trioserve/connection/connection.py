@@ -117,8 +117,7 @@ class Connection:
         endpoint = exchange.endpoint
         assert endpoint is not None, "an exchange with a head has an endpoint"
         try:
-            _check_size(head, exchange.max_body)
-            exchange.take_early_parts()
+            self._look_at_content(exchange, head)
             self.departure.reader_rests()
             self.transport.look()
             if self.departure.scope.cancel_called:
@@ -130,6 +129,14 @@ class Connection:
             if not is_failure(error):
                 raise
             await self._raised(exchange, sole(error))
+
+    def _look_at_content(self, exchange: ServedExchange, head: RequestHead) -> None:
+        try:
+            _check_size(head, exchange.max_body)
+            exchange.take_early_parts()
+        except RequestError as error:
+            self.close_after_exchange()
+            exchange.refusal = error  # for the endpoint to answer, as it answers everything that it can
 
     async def _raised(self, exchange: ServedExchange, error: BaseException) -> None:
         match error:

@@ -65,6 +65,8 @@ class ServedExchange:
         # a switch of protocols: the bytes behind the request.
         self._early_parts: deque[bytes] = deque()
         self._request_bytes = 0
+        # Why its content is refused before any of it is read.
+        self.refusal: RequestError | None = None
         self._handler_started = False
         # The handler came to its end by itself: it returned, or gave its whole response.
         self._handler_returned = False
@@ -139,6 +141,8 @@ class ServedExchange:
     async def receive_part(self) -> bytes:
         if self.completed_at is not None:
             raise ClientGone("this exchange is over; its body can no longer be read")
+        if self.refusal is not None:
+            raise self.refusal
         if self._early_parts:
             return self._early_parts.popleft()
         if self._connection.engine.request_complete:

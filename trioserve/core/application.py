@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from trioserve.core.errors import RequestError
 from trioserve.core.lifecycle import CANCEL, Cause, DisconnectPolicy, HalfClose
 from trioserve.core.limits import Deadlines, Limits
 from trioserve.core.messages import Content, Field, RequestHead
@@ -64,6 +65,13 @@ class Exchange(Protocol):
     @property
     def deadlines(self) -> Deadlines:
         """Those of the server."""
+        ...
+
+    @property
+    def refusal(self) -> RequestError | None:
+        """Why the request's content is refused, where that is known from its head and what came with it: malformed
+        (400), or larger than the route allows (413). An endpoint raises it instead of calling its handler.
+        """
         ...
 
     def handler_starts(self) -> None:
