@@ -214,6 +214,19 @@ async def test_what_is_no_response_is_an_error_that_names_the_handler(value, kin
     assert exchange.status is None, "a 500 can still be sent"
 
 
+@pytest.mark.parametrize("kind", ["async", "plain"])
+async def test_a_coroutine_that_was_not_awaited_is_an_error_that_says_so(kind):
+    async def other(): ...
+
+    async def forgetful():
+        return other()
+
+    app = App()
+    app.get("/")(forgetful if kind == "async" else lambda *, wanted=other: wanted())
+    with pytest.raises(ResponseError, match="returned a coroutine; await it"):
+        await served(app)
+
+
 @pytest.mark.parametrize("error", [ClientGone(), DropConnection(), ZeroDivisionError()])
 @pytest.mark.parametrize("kind", ["async", "plain"])
 async def test_what_a_handler_raises_and_nobody_answers_comes_out_of_its_endpoint(error, kind):

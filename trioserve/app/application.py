@@ -90,8 +90,10 @@ class App(Router):
     def error_handler(self, error: type[Exception] | int) -> Callable[[ErrorHandlerT], ErrorHandlerT]:
         """Register the decorated function `(request, error)` to answer a class of exceptions, or a status code.
 
-        It returns what a handler may return; for exceptions, the most specific class wins. Errors of the routing (404,
-        405) are `HTTPError`s too. One for `Exception`, or for 500, answers what nobody expected, which is logged.
+        It returns what a handler may return, or raises an `HTTPError`, which is answered in turn. The most specific
+        class wins; one for a status code comes before one for `HTTPError` itself. Errors of the routing (404, 405) and
+        of the request's content (400, 413) are `HTTPError`s too. One for `Exception`, or for 500, answers what nobody
+        expected, which is logged.
 
         Raises:
             ConfigError: `error` is neither, or has one already.

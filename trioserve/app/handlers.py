@@ -311,12 +311,8 @@ def invoking(function: Callable[..., Any]) -> Invoke:
     else:
 
         async def invoke(exchange: Exchange, /, *args: Any, **kwargs: Any) -> Any:
-            value = await exchange.run_in_thread(functools.partial(function, *args, **kwargs))
-            if inspect.iscoroutine(value):
-                value.close()
-                raise ResponseError(
-                    f"handler {name_of(function)} is a plain function that returned a coroutine; make it async def"
-                )
+            # In a tuple: trio refuses a coroutine in its own words, while `response_of` knows the function's name.
+            (value,) = await exchange.run_in_thread(lambda: (function(*args, **kwargs),))
             return value
 
     return invoke
@@ -328,6 +324,9 @@ def response_of(function: Callable[..., Any], value: Any) -> Response:
     Raises:
         ResponseError: it is none; the message names the function.
     """
+    if inspect.iscoroutine(value):
+        value.close()
+        raise ResponseError(f"handler {name_of(function)} returned a coroutine; await it, in an `async def`")
     try:
         return as_response(value)
     except (ResponseError, TypeError, ValueError) as error:
