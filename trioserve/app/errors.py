@@ -31,6 +31,13 @@ ErrorHandler = Callable[[Request, Any], Returned | Awaitable[Returned]]
 _UNANSWERED = (DropConnection, ClientGone)
 
 
+def _is_unanswered(error: BaseException) -> bool:
+    """True for these, and for a group of nothing else: several tasks of a handler may meet the same departure."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_unanswered(part) for part in error.exceptions)
+    return isinstance(error, _UNANSWERED)
+
+
 Answer = Callable[[Request, Any], Awaitable[Response]]
 
 
@@ -59,7 +66,7 @@ class ErrorHandlers:
 
     def expected(self, error: BaseException) -> Answer | None:
         """Who answers `error` inside the middleware; None if it is unexpected."""
-        if isinstance(error, _UNANSWERED):
+        if _is_unanswered(error):
             return None
         by_status = self._by_status.get(error.status) if isinstance(error, HTTPError) else None
         for kind in type(error).__mro__:
@@ -71,7 +78,7 @@ class ErrorHandlers:
 
     def unexpected(self, error: BaseException) -> Answer | None:
         """Who answers an error that nobody expected; None if nobody does."""
-        if isinstance(error, _UNANSWERED):
+        if _is_unanswered(error):
             return None
         if self._debug:
             return debug_answer

@@ -13,6 +13,7 @@ What goes well is settled on the spot, in `exchange_completed`, and never passes
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import trio
 
@@ -61,6 +62,10 @@ class Connection:
         self._exchanges_begun = 0
         # The current exchange is the last: the server stops, or the request was refused.
         self._closing = False
+        # The endpoint of the current exchange has not returned. It may be clearing up behind its response; then what
+        # would end an idle connection waits until it has.
+        self._endpoint_runs = False
+        self._waits_for_endpoint: list[Callable[[], None]] = []
 
     async def serve(self) -> None:
         """Serve exchanges until the connection ends, and close it.
@@ -73,7 +78,7 @@ class Connection:
         self._context_variables = self._task.context
         try:
             with self.departure.scope:
-                self.transport.watch(self.departure.hung_up)
+                self.transport.watch(self._client_hung_up)
                 await self._serve_exchanges()
         except BaseException as error:
             self._broke_out(error)
@@ -123,7 +128,11 @@ class Connection:
             if self.departure.scope.cancel_called:
                 return  # a client that has left already does not get its handler started
             self._start_clocks(endpoint)
-            await endpoint(exchange)
+            self._endpoint_runs = True
+            try:
+                await endpoint(exchange)
+            finally:
+                self._endpoint_ended()
             await exchange.settle()
         except BaseException as error:
             if not is_failure(error):
@@ -242,6 +251,25 @@ class Connection:
             # Again later: there may not have been room for all, and then nothing more can arrive to tell us.
             self.look_for_unread_bytes_later()
 
+    def _client_hung_up(self, cause: Cause) -> None:
+        # A client that has its whole response may go. What is cleared up behind it, a transaction to be committed say,
+        # is not stopped by that: the record has said that all went well.
+        if self._clears_up:
+            self._waits_for_endpoint.append(lambda: self._client_hung_up(cause))
+        else:
+            self.departure.hung_up(cause)
+
+    def _endpoint_ended(self) -> None:
+        self._endpoint_runs = False
+        while self._waits_for_endpoint:
+            self._waits_for_endpoint.pop(0)()
+
+    @property
+    def _clears_up(self) -> bool:
+        """True while the endpoint runs on behind a response that got out whole."""
+        exchange = self.exchange
+        return self._endpoint_runs and exchange is not None and exchange.completed and not exchange.switched
+
     def _handler_too_slow(self) -> None:
         self.departure.give_up(Cause.DEADLINE)
 
@@ -285,7 +313,9 @@ class Connection:
     def drain(self) -> None:
         """Take no further exchange: end now if none is under way, else after the current one."""
         self._closing = True
-        if self.phase in {Phase.IDLE, Phase.COMPLETE}:
+        if self._clears_up:
+            self._waits_for_endpoint.append(self.drain)
+        elif self.phase in {Phase.IDLE, Phase.COMPLETE}:
             self.departure.give_up(Cause.DRAIN)
 
     def stop(self) -> None:
