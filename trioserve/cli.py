@@ -27,8 +27,8 @@ import click
 import trio
 from click.core import ParameterSource
 
+from trioserve.app.annotations import place_of
 from trioserve.app.application import App
-from trioserve.app.handlers import place_of
 from trioserve.app.router import UPGRADE, Policies, Registration
 from trioserve.core.application import Application
 from trioserve.core.callables import name_of

@@ -18,8 +18,9 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar, Unpack, overload
 
+from trioserve.app.annotations import place_of
 from trioserve.app.errors import ErrorHandler, ErrorHandlers
-from trioserve.app.handlers import Dependency, Opener, dependency, place_of, plan
+from trioserve.app.handlers import Dependency, Opener, dependency, plan
 from trioserve.app.handshake import check_handshake, is_websocket_upgrade
 from trioserve.app.request import Request, path_of
 from trioserve.app.response import Response

@@ -6,9 +6,8 @@ A parameter is, in this order:
 * the request (or the WebSocket), by its annotation; or, as the only parameter without an annotation, by being that;
 * what a dependency provides, by its annotation.
 
-Of a union (`Pool | None`) it is the first member that there is. Where an annotation is text that cannot be evaluated,
-because a name in it is imported for type checkers alone or is local to a function, that name stands for whatever is
-called so.
+Of a union (`Pool | None`) it is the first member that there is. A name that cannot be evaluated stands for whatever is
+called so; see `annotations`.
 
 A dependency is an async context manager that is entered for the exchange, or, for a lifespan, for as long as the app
 is served. It takes parameters like a handler, so dependencies may need each other; a dependency can only need what was
@@ -20,9 +19,7 @@ is refused here, in words, with the handler's name and place.
 
 from __future__ import annotations
 
-import builtins
 import contextlib
-import functools
 import inspect
 from collections.abc import (
     AsyncGenerator,
@@ -34,9 +31,9 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from types import FunctionType, GenericAlias, UnionType
-from typing import Any, Protocol, Union, get_args, get_origin
+from typing import Any, Protocol, get_args, get_origin
 
+from trioserve.app.annotations import evaluated, is_stand_in, may_be, members, place_of, undecorated
 from trioserve.app.response import Response, as_response
 from trioserve.app.streaming import Part
 from trioserve.core.application import Exchange
@@ -107,7 +104,7 @@ def dependency(
 def _opener(function: Callable[..., Any]) -> Callable[..., AbstractAsyncContextManager[Any]]:
     if not callable(function):
         raise ConfigError("it must be callable: an async generator (async def with one yield), or a class")
-    called = _undecorated(function)
+    called = undecorated(function)
     if isinstance(called, type):
         if not (hasattr(called, "__aenter__") and hasattr(called, "__aexit__")):
             raise ConfigError("it must be an async context manager: a class with __aenter__ and __aexit__")
@@ -123,9 +120,9 @@ def _yielded(function: Callable[..., Any]) -> Any:
     """What a function says that its context manager provides; None if nothing."""
     if isinstance(function, type):
         return function
-    annotation = _evaluated(inspect.signature(function).return_annotation, function)
+    annotation = evaluated(inspect.signature(function).return_annotation, function)
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if arguments and (origin in _YIELDING or (_is_stand_in(origin) and origin.__name__ in _YIELDING.values())):
+    if arguments and (origin in _YIELDING or (is_stand_in(origin) and origin.__name__ in _YIELDING.values())):
         return None if arguments[0] is type(None) else arguments[0]
     raise ConfigError("it does not say what it provides: annotate it, such as `-> AsyncIterator[Connection]`")
 
@@ -158,7 +155,7 @@ def plan(
     for name, parameter in parameters.items():
         if name in path:
             continue
-        annotation = _evaluated(parameter.annotation, function)
+        annotation = evaluated(parameter.annotation, function)
         if name in by_name and subject is None and _is_subject(annotation, subjects):
             subject = name
         elif name in by_name and (source := _lookup(annotation, known)) is not None:
@@ -176,20 +173,20 @@ def plan(
 
 def _is_subject(annotation: Any, subjects: Collection[type]) -> bool:
     return any(
-        member.__name__ == subject.__name__ if _is_stand_in(member) else member in subject.__mro__[:-1]
-        for member in _members(annotation)
+        member.__name__ == subject.__name__ if is_stand_in(member) else member in subject.__mro__[:-1]
+        for member in members(annotation)
         for subject in subjects
     )
 
 
 def _lookup(annotation: Any, known: Mapping[Any, Dependency]) -> Dependency | None:
-    for member in (annotation, *_members(annotation)):
+    for member in (annotation, *members(annotation)):
         try:
             if member in known:
                 return known[member]
         except TypeError:
             return None  # it cannot be hashed, so it cannot be a key
-        if namesakes := [key for key in known if _may_be(member, key)]:
+        if namesakes := [key for key in known if may_be(member, key)]:
             if len(namesakes) > 1:
                 raise ConfigError(
                     f"several are named {member.__name__!r}; import the one that is meant where the annotation can be "
@@ -197,86 +194,6 @@ def _lookup(annotation: Any, known: Mapping[Any, Dependency]) -> Dependency | No
                 )
             return known[namesakes[0]]
     return None
-
-
-def _members(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union but None; of anything else itself."""
-    origin = get_origin(annotation)
-    if origin in {Union, UnionType} or (_is_stand_in(origin) and origin.__name__ in {"Optional", "Union"}):
-        return tuple(member for member in get_args(annotation) if member is not type(None))
-    return (annotation,)
-
-
-class _StandIn(type):
-    """Makes classes that stand for names which cannot be evaluated: `x`, `x.y` and `x[z]`."""
-
-    def __getattr__(cls, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _StandIn(name, (), {})
-
-    def __getitem__(cls, arguments: Any) -> Any:
-        return GenericAlias(cls, arguments)
-
-
-def _is_stand_in(annotation: Any) -> bool:
-    return isinstance(annotation, _StandIn)
-
-
-def _may_be(one: Any, other: Any) -> bool:
-    """True if one stands for a name that the other has."""
-    names = [getattr(each, "__name__", None) for each in (one, other)]
-    return (_is_stand_in(one) or _is_stand_in(other)) and names[0] == names[1]
-
-
-class _Names(dict[str, Any]):
-    """What the names in an annotation mean."""
-
-    def __missing__(self, name: str) -> Any:
-        return _StandIn(name, (), {})
-
-
-def _evaluated(annotation: Any, function: Callable[..., Any]) -> Any:
-    """An annotation of `function`: what it means, if it is text. What is no Python at all stays text."""
-    if not isinstance(annotation, str):
-        return annotation
-    code = _function_behind(function)
-    names = _Names(vars(builtins))
-    if code is not None:
-        names.update(code.__globals__)
-        for name, cell in zip(code.__code__.co_freevars, code.__closure__ or (), strict=True):
-            with contextlib.suppress(ValueError):  # a variable that is assigned further down is empty as yet
-                names[name] = cell.cell_contents
-    for _ in range(2):  # text in a module in which all annotations are text is so twice
-        if isinstance(annotation, str):
-            with contextlib.suppress(Exception):
-                annotation = eval(annotation, {}, names)  # noqa: S307 - the user's own, as in typing.get_type_hints
-    return annotation
-
-
-def _undecorated(function: Any) -> Any:
-    """What a call of `function` runs: without partials, and of an object its type's `__call__`."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    if isinstance(function, type) or inspect.isroutine(function):
-        return function
-    return type(function).__call__
-
-
-def _function_behind(function: Any) -> FunctionType | None:
-    """The function that somebody wrote; of a class its `__init__`. None if it is not written in Python."""
-    called = inspect.unwrap(_undecorated(function))
-    if isinstance(called, type):
-        called = inspect.getattr_static(called, "__init__")
-    called = getattr(called, "__func__", called)
-    return called if isinstance(called, FunctionType) else None
-
-
-def place_of(function: Callable[..., Any]) -> str:
-    """A function's name, file and line, for errors at registration."""
-    written = _function_behind(function)
-    where = f" ({written.__code__.co_filename}:{written.__code__.co_firstlineno})" if written is not None else ""
-    return name_of(function) + where
 
 
 def _what_there_is(path: Collection[str], known: Mapping[Any, Dependency], subjects: Collection[type]) -> str:

@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, Protocol, TypedDict, TypeVar, Unpack
 
-from trioserve.app.handlers import Handler, Returned, place_of
+from trioserve.app.annotations import place_of
+from trioserve.app.handlers import Handler, Returned
 from trioserve.app.request import Request
 from trioserve.app.response import Response
 from trioserve.app.routing import CONVERTERS, Converter, Pattern
