@@ -36,6 +36,10 @@ PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
 PATIENCE = 20
 """Seconds (real ones, on sockets) after which a test is given up. Nothing waits this long when all is well."""
 
+STEPS_OF_NEWS = 3
+"""Steps of the scheduler after which the news of a departure has been heard in memory: the watch hears it between two
+steps; the read-ahead task is woken then, and reads in the next."""
+
 NO_LIMIT = Limits(body=math.inf)
 
 
@@ -339,11 +343,13 @@ class Client:
         {"FIN": self.close, "RESET": self.reset}[how]()
         if isinstance(self._stream, MemoryPeer):
             self._left = how, trio.current_time()
-            # The news comes between two steps of the scheduler, and this right after it, in the order of asking.
-            trio.lowlevel.current_trio_token().run_sync_soon(self._heard, idempotent=True)
+            self._hear(STEPS_OF_NEWS)
 
-    def _heard(self) -> None:
+    def _hear(self, steps: int) -> None:
+        """Note what was sent, so many steps of the scheduler later. In each the server, which asked first, is first."""
         self._sent_when_heard = self._stream._transport.sent_bytes
+        if steps:
+            trio.lowlevel.current_trio_token().run_sync_soon(lambda: self._hear(steps - 1), idempotent=True)
 
     def close(self) -> None:
         if isinstance(self._stream, MemoryPeer):

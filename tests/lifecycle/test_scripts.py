@@ -246,6 +246,21 @@ def leave(script: Script, client: Client, run: Run) -> None:
         layers=False,
     )
 )
+@example(
+    # The client leaves in the very moment in which the next part is due.
+    script=Script(
+        requests=["stream"],
+        segments=[39],
+        pauses=[0.3],
+        leave_after=1.0,
+        how="FIN",
+        stays_for=0.1,
+        reads=True,
+        disconnect=CANCEL,
+        half_close=HalfClose.ABORT,
+        layers=False,
+    )
+)
 def test_whatever_a_client_does_the_records_tell_the_truth(kind: str, script: Script) -> None:
     run = Run()
     stage = Stage(f"{kind}-layers" if script.layers else kind)
