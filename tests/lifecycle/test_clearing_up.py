@@ -6,6 +6,7 @@ Behind a response that got out whole nobody stops it: the record has said that a
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -235,6 +236,74 @@ async def test_what_a_plain_handler_needs_is_left_when_its_thread_has_ended(stag
         record = await theatre.abandoned()
         assert (record.cause, record.outcome) == (Cause(how), Outcome.CANCELLED)
         assert transaction.ends == ["thread ended", "rolled back"]
+
+
+class Ends(list[str]):
+    """How a transaction ended."""
+
+
+def commits_at_once(app: App) -> Ends:
+    """Give `app` a transaction that is left without a checkpoint, as by `with connection`."""
+    ends = Ends()
+
+    @app.dependency
+    async def transaction() -> AsyncIterator[Ends]:
+        try:
+            yield ends
+        except BaseException:
+            ends.append("rolled back")
+            raise
+        ends.append("committed")
+
+    return ends
+
+
+@on_sockets
+@WAYS
+async def test_what_a_thread_did_that_goes_on_without_its_client_is_rolled_back_all_the_same(
+    stage: Stage, how: str
+) -> None:
+    app, started = App(), trio.Event()
+    ends = commits_at_once(app)
+
+    @app.get("/")
+    def handler(ends: Ends) -> str:
+        trio.from_thread.run_sync(started.set)
+        with contextlib.suppress(trio.Cancelled):
+            while True:
+                trio.from_thread.check_cancelled()
+        return "done"
+
+    async with stage.serve(app) as theatre:
+        client = await theatre.connect()
+        await client.send(GET)
+        await started.wait()
+        client.leave(how)
+        record = await theatre.abandoned()
+        assert (record.cause, record.outcome) == (Cause(how), Outcome.CANCELLED)
+        assert ends == ["rolled back"]
+
+
+@every_stage
+async def test_what_a_handler_did_that_ends_without_meeting_its_cancellation_is_rolled_back(stage: Stage) -> None:
+    app, started = App(), trio.Event()
+    ends = commits_at_once(app)
+
+    @app.get("/")
+    async def handler(request: Request, ends: Ends) -> str:
+        started.set()
+        with trio.CancelScope(shield=True):
+            while not request.exchange.cancelled:
+                await trio.lowlevel.checkpoint()
+        return "done"
+
+    async with stage.serve(app) as theatre:
+        client = await theatre.connect()
+        await client.send(GET)
+        await started.wait()
+        client.leave("FIN")
+        assert (await theatre.abandoned()).outcome is Outcome.CANCELLED
+        assert ends == ["rolled back"]
 
 
 # Told to several tasks at once

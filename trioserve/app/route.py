@@ -163,6 +163,9 @@ class Route:
                     manager = need.open(**self._arguments(need.plan, request, values))
                     values[need] = await stack.enter_async_context(manager)
             response = await self._called(request, self._arguments(self._plan, request, values))
+            # A handler may end without having met its cancellation: a thread that does not ask, say. What it did is
+            # for nobody all the same, and its dependencies are to know.
+            await trio.lowlevel.checkpoint_if_cancelled()
             if response.streamed:
                 request.resources.push_async_exit(stack.pop_all())
                 request.resources.push_async_callback(response.aclose)
