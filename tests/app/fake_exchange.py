@@ -21,7 +21,7 @@ class FakeExchange:
     """
 
     max_body = float("inf")
-    cancelled = False
+    ended = False
     refusal = None
     limits = Limits()
     deadlines = Deadlines()

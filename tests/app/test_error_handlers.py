@@ -21,6 +21,7 @@ from trioserve import (
     ConfigError,
     Deadlines,
     DropConnection,
+    Grace,
     HTTPError,
     Limits,
     Outcome,
@@ -624,20 +625,46 @@ async def test_what_a_handler_raises_while_it_is_stopped_goes_to_the_record_and_
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
-async def test_under_finish_error_handlers_do_their_work_and_the_answer_is_discarded(autojump_clock, caplog):
-    app, started, asked = App(disconnect=FINISH), trio.Event(), []
+@pytest.mark.parametrize("options", [{"disconnect": FINISH}, {"disconnect": Grace(60)}, {"debug": True}], ids=str)
+@pytest.mark.parametrize("key", [KeyError, Exception, 500])
+async def test_under_finish_what_a_handler_raises_without_a_client_is_for_no_error_handler(
+    autojump_clock, caplog, key, options
+):
+    app, started = App(**{"disconnect": FINISH, **options}), trio.Event()
+    error = KeyError("at its end")
 
     @app.get("/")
     async def handler() -> None:
         started.set()
         await trio.sleep(1)
-        raise KeyError
+        raise error
 
-    @app.error_handler(KeyError)
-    async def missing(request: Request, error: KeyError) -> str:
+    @app.error_handler(key)
+    async def never(request: Request, error: Exception) -> None:
+        pytest.fail("the error handler was called")
+
+    async with in_memory(app) as served:
+        client = served.connect()
+        await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await started.wait()
+        client.close()
+        record = await served.records.next(Abandoned)
+        assert (record.status, record.outcome, record.exception) == (499, Outcome.FAILED, error)
+    assert not errors(caplog)
+
+
+async def test_under_finish_an_http_error_is_how_a_handler_ends_and_no_failure(autojump_clock, caplog):
+    app, started = App(disconnect=FINISH), trio.Event()
+
+    @app.get("/")
+    async def handler() -> None:
+        started.set()
         await trio.sleep(1)
-        asked.append(error)
-        return "missing"
+        raise HTTPError(404)
+
+    @app.error_handler(404)
+    async def never(request: Request, error: HTTPError) -> None:
+        pytest.fail("the error handler was called")
 
     async with in_memory(app) as served:
         client = served.connect()
@@ -645,7 +672,41 @@ async def test_under_finish_error_handlers_do_their_work_and_the_answer_is_disca
         await started.wait()
         client.close()
         assert (await served.records.next(Abandoned)).outcome is Outcome.FINISHED
-    assert asked
+    assert not errors(caplog)
+
+
+async def test_under_finish_the_departure_met_by_one_task_of_several_is_for_no_error_handler(autojump_clock, caplog):
+    app, started = App(disconnect=FINISH), trio.Event()
+
+    @app.post("/")
+    async def handler(request: Request) -> None:
+        async def read() -> None:
+            started.set()
+            await request.body()
+
+        async def work() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise ValueError("it was cancelled")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            nursery.start_soon(work)
+
+    @app.error_handler(Exception)
+    async def never(request: Request, error: Exception) -> None:
+        pytest.fail("the error handler was called")
+
+    async with in_memory(app) as served:
+        client = served.connect()
+        await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
+        await started.wait()
+        client.close()
+        record = await served.records.next(Abandoned)
+        assert record.outcome is Outcome.FAILED
+        assert isinstance(record.exception, ExceptionGroup)
+        assert {type(part) for part in record.exception.exceptions} == {ClientGone, ValueError}
     assert not errors(caplog)
 
 

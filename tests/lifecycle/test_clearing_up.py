@@ -293,7 +293,7 @@ async def test_what_a_handler_did_that_ends_without_meeting_its_cancellation_is_
     async def handler(request: Request, ends: Ends) -> str:
         started.set()
         with trio.CancelScope(shield=True):
-            while not request.exchange.cancelled:
+            while not request.exchange.ended:
                 await trio.lowlevel.checkpoint()
         return "done"
 

@@ -9,8 +9,9 @@ Anything else is unexpected: it passes through all middleware, is logged with it
 error handler for 500 if there is one; in debug mode the traceback is shown in the page. An error handler for
 `Exception` counts as one for 500.
 
-Never answered here: cancellations, `DropConnection`, `ClientGone`, what a handler raises while it is being stopped, and
-what comes when the response was begun.
+Never answered here: cancellations, `DropConnection`, `ClientGone`, what comes when the response was begun, and whatever
+a handler raises once the client has left or the server has given up: nobody would get the answer, and an error handler
+would take the departure for a failure. Under FINISH and Grace too, the record tells of it.
 """
 
 from __future__ import annotations

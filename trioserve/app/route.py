@@ -98,9 +98,9 @@ class Around:
 def _is_answerable(request: Request, error: BaseException) -> bool:
     """True if `error` is a failure, and a status code can still be said.
 
-    What a handler raises while it is being stopped is for the record to tell.
+    What a handler raises while it is being stopped, or runs on without a client, is for the record to tell.
     """
-    return is_failure(error) and not (request.exchange.switched or request.exchange.cancelled)
+    return is_failure(error) and not (request.exchange.switched or request.exchange.ended)
 
 
 def _followed(function: Middleware, call: Next) -> Next:

@@ -372,8 +372,8 @@ class ServedExchange:
         return self.completed_at is not None
 
     @property
-    def cancelled(self) -> bool:
-        return self._connection.departure.scope.cancel_called
+    def ended(self) -> bool:
+        return self._connection.departure.end is not None
 
     # How the handler ended
 

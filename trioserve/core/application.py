@@ -105,8 +105,10 @@ class Exchange(Protocol):
         ...
 
     @property
-    def cancelled(self) -> bool:
-        """True once the handler is being stopped, because the client has left or the server gives up."""
+    def ended(self) -> bool:
+        """True once the client has left or the server gives up, whether the handler is stopped by that or runs on: what
+        it still sends is thrown away.
+        """
         ...
 
     def content_allowed(self, status: int) -> bool:
