@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import ModuleType
@@ -111,11 +112,7 @@ async def serve_websocket(
                 max_message=exchange.limits.websocket_message if max_message is None else max_message,
             )
             exchange.handler_starts()
-            try:
-                await handler(socket)
-            except (WebSocketClosed, ExceptionGroup) as error:
-                if not (socket.is_over and _only_closed(error)):
-                    raise
+            await socket.attend(handler(socket))
             await socket.finish()
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
@@ -124,9 +121,11 @@ async def serve_websocket(
         raise failure  # out here, so that it does not have the nursery's group for its context
 
 
-def _only_closed(error: Exception) -> bool:
-    """True if WebSocketClosed is all that is in it. A handler's own nursery packs it up."""
-    return not isinstance(error, ExceptionGroup) or error.split(WebSocketClosed)[1] is None
+def _without_closed(error: BaseException) -> BaseException | None:
+    """What remains of an exception without WebSocketClosed, which a handler's own nursery packs up; None if nothing."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(WebSocketClosed)[1]
+    return None if isinstance(error, WebSocketClosed) else error
 
 
 class WebSocket:
@@ -213,7 +212,7 @@ class WebSocket:
         try:
             await self._exchange.switch_protocols(fields, self._last_words)
         except ClientGone:
-            raise WebSocketClosed(ABNORMAL, "") from None
+            raise self._gone() from None
         finally:
             # Also if the handler has cancelled the sending of the 101: its rest goes before the first frame.
             if self._exchange.switched:
@@ -332,7 +331,7 @@ class WebSocket:
         try:
             await self._exchange.send_bytes(bytes(self._protocol.send(event)))
         except ClientGone:
-            raise WebSocketClosed(ABNORMAL, "") from None
+            raise self._gone() from None
 
     # Closing
 
@@ -357,6 +356,22 @@ class WebSocket:
         await self._accept_if_needed()
         await self._say_goodbye(code, reason)
 
+    async def attend(self, handling: Awaitable[object]) -> None:
+        """Await what a handler does. For `serve_websocket`.
+
+        A WebSocketClosed that leaves it is the end of this session, and no failure; unless this session has not ended.
+        """
+        try:
+            await handling
+        except (WebSocketClosed, BaseExceptionGroup) as error:
+            rest = error if self._end is None else _without_closed(error)
+            if rest is error:
+                raise
+        else:
+            return
+        if rest is not None:
+            raise rest  # out here, so that it does not have what it was part of for its context
+
     async def finish(self) -> None:
         """The handler has ended: see to it that both sides have said goodbye. For `serve_websocket`."""
         self._exchange.handler_returned()
@@ -367,11 +382,6 @@ class WebSocket:
             return  # a shield around all this has held the cancellation off; there is nobody left
         with trio.move_on_after(self._exchange.deadlines.linger):
             await self._heard_out.wait()
-
-    @property
-    def is_over(self) -> bool:
-        """True if a WebSocketClosed that leaves the handler may be this session's."""
-        return self._end is not None
 
     def _last_code(self) -> tuple[int, str]:
         """Code and reason for the Close frame that says nothing new: the client's code comes back to it."""
@@ -389,7 +399,7 @@ class WebSocket:
             try:
                 await self._exchange.end_switched(self._goodbye)
             except ClientGone:
-                raise WebSocketClosed(ABNORMAL, "") from None
+                raise self._gone() from None
 
     def _last_words(self, cause: Cause) -> bytes:
         if cause is Cause.DRAIN:
@@ -423,6 +433,7 @@ class WebSocket:
             self._end = code, reason
         self._receivers.unpark_all()
         self._room.unpark_all()
+        self._keeper_wanted.set()
 
     # The reader
 
@@ -513,7 +524,6 @@ class WebSocket:
         if self._end is None:
             self._mistake = int(code), reason
             self._ended(*self._mistake)
-            self._keeper_wanted.set()
 
     def _client_left(self) -> None:
         """The input has ended; without a Close frame, if none has come."""
@@ -521,6 +531,11 @@ class WebSocket:
             self._clients_end = ABNORMAL, ""
         self._ended(*self._clients_end)
         self._heard_out.set()
+
+    def _gone(self) -> WebSocketClosed:
+        """What to raise where a send finds nobody. It may find that before the reader does: the end is the same."""
+        self._client_left()
+        return WebSocketClosed(ABNORMAL, "")
 
     # The keeper
 
@@ -531,22 +546,23 @@ class WebSocket:
             return  # a shield around all this has held the cancellation off; there is nobody left
 
     async def _send_what_is_due(self) -> None:
-        pinged_at = trio.current_time()
-        while True:
-            with trio.move_on_at(pinged_at + self._ping) as silence:
+        due, pinged_at = trio.current_time() + self._ping, -math.inf
+        while self._end is None:
+            with trio.move_on_at(due) as silence:
                 await self._keeper_wanted.wait()
-            if silence.cancelled_caught:
+            # A client that has said Close owes no pong, and after our own Close it gets no ping.
+            if silence.cancelled_caught and self._end is None:
                 if self._heard_at < pinged_at and not self._room:
                     self._exchange.client_vanished()
                 await self._control(self._events.Ping())
                 pinged_at = trio.current_time()  # now, and not before it was sent: it may have had to wait
-                continue
-            self._keeper_wanted = trio.Event()
-            if self._mistake is not None:
-                await self._say_goodbye(*self._mistake)
+                due = pinged_at + self._ping
             elif self._pong_owed is not None:
                 pong, self._pong_owed = self._pong_owed, None
+                self._keeper_wanted = trio.Event()
                 await self._control(pong)
+        if self._mistake is not None:
+            await self._say_goodbye(*self._mistake)
 
     async def _control(self, event: Event) -> None:
         """Send a control frame, if there is still something to control."""

@@ -129,18 +129,24 @@ class Reader:
 
     async def _receive(self, waiter: object) -> bytes:
         # Waiting first, and not a hopeful recv: between two requests of a client there is nothing to be had.
-        data = None
-        while data is None:
+        while True:
             try:
-                await self._transport.wait_readable()
+                # Once the client has left and the handler may run on, what had arrived is still to be read. No more
+                # will come, and not everything that tells of a departure makes the transport readable.
+                if self._departure.discarding:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await self._transport.wait_readable()
             except Interrupted:
-                # Not our end, if the handler may run on without its client: what the client sent is still to be read.
                 if not self._departure.discarding:
                     raise
             if self._waiter is not waiter:
                 raise Interrupted  # dismissed in the very moment in which bytes came: they are not for us
             data = self._transport.receive_nowait()
-        return data
+            if data is not None:
+                return data
+            if self._departure.discarding:
+                raise Interrupted
 
     def _too_slow(self) -> None:
         self._departure.give_up(Cause.READ_TIMEOUT)
