@@ -5,13 +5,14 @@ Here annotations are objects; in test_postponed_annotations.py they are text.
 
 import contextlib
 import functools
+import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any, NewType, Optional, Protocol, Union
 
 import pytest
 
 from tests.support.memory import in_memory, text_of
-from trioserve import App, ConfigError, Request, Router
+from trioserve import App, ConfigError, Converter, Request, Router
 
 
 class Pool:
@@ -40,7 +41,7 @@ async def annotated(the_request: Request):
     return the_request.path
 
 
-async def annotated_among_others(x: int = 5, *, the_request: Request):
+async def annotated_among_others(x: Pool | None = None, *, the_request: Request):
     return the_request.path + str(x)[:0]
 
 
@@ -57,6 +58,18 @@ async def optional_with_default(the_request: Request | None = None):
 
 
 async def union(the_request: Union[Request, Connection]):  # noqa: UP007
+    return the_request.path
+
+
+async def optional_with_text_inside(the_request: Optional["Request"]):
+    return the_request.path
+
+
+async def said_more_of(the_request: Annotated[Request, "more"]):
+    return the_request.path
+
+
+async def said_more_of_in_text(the_request: Annotated["Request", "more"] | None):
     return the_request.path
 
 
@@ -109,11 +122,14 @@ def around(function):
 
 REQUEST_TAKERS = [
     annotated,
-    annotated_among_others,
+    functools.partial(annotated_among_others, x=None),
     unannotated,
     optional,
     optional_with_default,
     union,
+    optional_with_text_inside,
+    said_more_of,
+    said_more_of_in_text,
     quoted,
     quoted_and_unknown,
     quoted_optional_and_unknown,
@@ -144,7 +160,7 @@ async def test_what_a_function_takes_besides_is_left_empty_or_refused(handler):
 
 
 async def test_a_base_class_of_the_request_is_the_request_but_object_is_not():
-    with pytest.raises(ConfigError, match="it takes 'x'"):
+    with pytest.raises(ConfigError, match="nobody provides 'x"):
 
         @App().get("/")
         async def handler(x: object): ...
@@ -197,7 +213,7 @@ async def test_any_annotation_can_be_what_is_provided(key):
 
 @pytest.mark.parametrize("annotation", [Nameable, Empty], ids=str)
 def test_a_protocol_that_nobody_provides_is_refused_like_any_other(annotation):
-    with pytest.raises(ConfigError, match="it takes 'x'"):
+    with pytest.raises(ConfigError, match="nobody provides 'x"):
 
         @App().get("/")
         async def handler(x: annotation): ...
@@ -222,14 +238,110 @@ async def test_of_a_union_what_is_provided_is_given(annotation, default):
     assert await text_of(app) == "200 connection"
 
 
-async def test_a_default_stands_where_nobody_provides():
+@pytest.mark.parametrize("default", [{"annotation": int}, {}], ids=["annotated", "not annotated"])
+@pytest.mark.parametrize("kind", [inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY], ids=str)
+def test_a_default_that_nobody_would_ever_replace_is_refused(default, kind):
+    def handler(request: Request, page=1): ...
+
+    parameters = [
+        inspect.signature(handler).parameters["request"],
+        inspect.Parameter("page", kind, default=1, **default),
+    ]
+    handler.__signature__ = inspect.Signature(parameters)
+    with pytest.raises(ConfigError, match=r"'page.*' would always be 1, .*; read request.query") as caught:
+        App().get("/")(handler)
+    assert str(caught.value).startswith(f"handler {__name__}.")
+
+
+def test_also_one_that_waits_for_what_is_registered_too_late():
+    with pytest.raises(ConfigError, match=r"'x: .*Pool.*' would always be None"):
+
+        @App().get("/")
+        async def handler(x: Pool | None = None): ...
+
+
+async def test_a_default_that_a_partial_binds_stands():
+    async def handler(x, request: Request, y="2", *, z: int = 0):
+        return [x, request.path, y, z]
+
+    app = App()
+    app.get("/")(functools.partial(functools.partial(handler, "1"), y="3", z=4))
+    assert await text_of(app) == '200 ["1","/","3",4]'
+
+
+async def test_a_default_stands_where_the_route_has_no_such_parameter_but_an_earlier_one_of_the_handler_has():
     app = App()
 
     @app.get("/")
-    async def handler(x: int = 1, y: Pool | None = None, *, z="2"):
-        return [x, y, z]
+    @app.get("/{page:int}")
+    async def handler(page: int = 1):
+        return [page]
 
-    assert await text_of(app) == '200 [1,null,"2"]'
+    assert await text_of(app) == "200 [1]"
+    assert await text_of(app, "/2") == "200 [2]"
+
+
+async def test_a_dependency_may_have_defaults():
+    app = App()
+
+    @app.dependency
+    async def pool(name: str = "by default") -> AsyncIterator[Pool]:
+        made = Pool()
+        made.name = name
+        yield made
+
+    @app.get("/")
+    async def handler(pool: Pool):
+        return pool.name
+
+    assert await text_of(app) == "200 by default"
+
+
+# What a path parameter becomes
+
+
+@pytest.mark.parametrize(
+    ("path", "annotation"),
+    [
+        ("/{x}", int),
+        ("/{x}", "int | None"),
+        ("/{x:path}", bytes),
+        ("/{x:int}", str),
+        ("/{x:int}", bool),
+        ("/{x:float}", int),
+        ("/{x:uuid}", "str"),
+        ("/{x:int}", Annotated[str, "of digits"]),
+    ],
+)
+def test_an_annotation_that_contradicts_the_path_is_refused(path, annotation):
+    async def handler(x): ...
+
+    handler.__annotations__ = {"x": annotation}
+    with pytest.raises(ConfigError, match=r"'x: .*', but the path gives .*; .* as \{x:int\}"):
+        App().get(path)(handler)
+
+
+@pytest.mark.parametrize(
+    ("path", "annotation"),
+    [
+        ("/{x}", str),
+        ("/{x}", "str | None"),
+        ("/{x}", Optional["str"]),
+        ("/{x}", object),
+        ("/{x}", Any),
+        ("/{x}", "Missing"),
+        ("/{x}", Nameable),
+        ("/{x:int}", float),
+        ("/{x:int}", UserId),
+        ("/{x:int}", int | str),
+        ("/{x:year}", str),
+    ],
+)
+def test_what_agrees_or_cannot_be_judged_is_taken(path, annotation):
+    async def handler(x): ...
+
+    handler.__annotations__ = {"x": annotation}
+    App(converters={"year": Converter("[0-9]{4}", int)}).get(path)(handler)
 
 
 async def test_what_is_provided_prevails_over_a_default():
@@ -240,6 +352,20 @@ async def test_what_is_provided_prevails_over_a_default():
         return x.name
 
     assert await text_of(app) == "200 connection"
+
+
+async def test_what_is_annotated_is_looked_for_as_a_whole_and_then_as_what_it_annotates():
+    app = app_with_connection()
+
+    @app.dependency(provides=Replica)
+    async def replica() -> AsyncIterator[Connection]:
+        yield Connection("replica")
+
+    @app.get("/")
+    async def handler(x: Replica, y: Annotated[Connection, []], z: Annotated["Connection", "any"] | None):
+        return [x.name, y.name, z.name]
+
+    assert await text_of(app) == '200 ["replica","connection","connection"]'
 
 
 async def test_a_method_of_an_object_may_provide():
@@ -371,8 +497,8 @@ async def needs_itself(pool: Pool) -> AsyncIterator[Pool]:
         (says_nothing, "does not say what it provides"),
         (says_something_else, "does not say what it provides"),
         (yields_none, "provides None, which nobody can ask for"),
-        (needs_what_there_is_not, "it takes 'connection'; there is no path parameters, Request; register anything"),
-        (needs_itself, "it takes 'pool'"),
+        (needs_what_there_is_not, "nobody provides 'connection: Connection'; what can be taken: Request; anything"),
+        (needs_itself, "nobody provides 'pool: Pool'"),
         (Connection(), "callable"),
         ("Connection", "callable"),
     ],
@@ -417,7 +543,7 @@ def test_a_lifespan_and_a_dependency_that_provide_the_same_are_refused():
 def test_a_lifespan_cannot_take_what_is_made_for_an_exchange():
     app = app_with_connection()
     for annotation in (Connection, Request):
-        with pytest.raises(ConfigError, match="it takes 'x'; there is no path parameters, App"):
+        with pytest.raises(ConfigError, match=r"nobody provides 'x: .*'; what can be taken: App;"):
 
             @app.lifespan
             async def pool(x: annotation) -> AsyncIterator[Pool]:
@@ -434,7 +560,16 @@ def test_a_parameter_that_nobody_provides_is_refused_with_what_there_is():
     said = str(caught.value)
     assert said.startswith(f"handler {__name__}.")
     assert f"({__file__}:" in said
-    assert "of '/{a}': it takes 'pool', 'session'; there is the path parameters 'a', Request, Connection" in said
+    assert "of '/{a}': nobody provides 'pool: Pool', 'session'; " in said
+    assert "; what can be taken: Request, Connection, and the path parameters 'a'; " in said
+    assert said.endswith("registered above this with @app.dependency or @app.lifespan")
+
+
+def test_what_cannot_be_evaluated_is_told_as_written():
+    with pytest.raises(ConfigError, match=r"nobody provides 'x: database\.Missing \| None' \('Missing' cannot be eval"):
+
+        @App().get("/")
+        async def handler(x: "database.Missing | None"): ...  # noqa: F821
 
 
 async def positional(request: Request, /): ...
@@ -444,16 +579,16 @@ async def annotated_with_what_cannot_be(a: [1]): ...
 
 
 @pytest.mark.parametrize(
-    ("handler", "names"),
+    ("handler", "why"),
     [
-        (positional, "'request'"),
-        (two_requests, "'b'"),
-        (unannotated_but_two, "'a', 'b'"),
-        (annotated_with_what_cannot_be, "'a'"),
+        (positional, "it takes 'request', but all is passed by name"),
+        (two_requests, "it takes the same twice, as 'a' and 'b'"),
+        (unannotated_but_two, "nobody provides 'a', 'b'; what can be taken: Request;"),
+        (annotated_with_what_cannot_be, r"nobody provides 'a: \[1\]'; what"),
     ],
 )
-def test_what_cannot_be_given_is_refused(handler, names):
-    with pytest.raises(ConfigError, match=f"it takes {names};"):
+def test_what_cannot_be_given_is_refused(handler, why):
+    with pytest.raises(ConfigError, match=why):
         App().get("/")(handler)
 
 
@@ -463,7 +598,7 @@ def test_a_handler_in_a_router_may_need_what_is_registered_before_the_router_is_
     @router.get("/")
     async def handler(x: Connection): ...
 
-    with pytest.raises(ConfigError, match="it takes 'x'"):
+    with pytest.raises(ConfigError, match="nobody provides 'x"):
         App().include(router)
 
     router = Router()

@@ -182,5 +182,5 @@ def test_what_nobody_provides_is_refused(annotation):
     async def handler(x): ...
 
     handler.__annotations__ = {"x": annotation}
-    with pytest.raises(ConfigError, match="it takes 'x'"):
+    with pytest.raises(ConfigError, match="nobody provides 'x"):
         app_with_pools().get("/")(handler)

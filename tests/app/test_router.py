@@ -333,13 +333,13 @@ def test_of_several_routes_the_one_with_just_these_parameters_is_meant():
 
     async def page(number: int = 1, size: int = 10) -> None: ...
 
-    app.get("/")(page)
-    app.get("/{number:int}")(page)
     app.get("/{number:int}/{size:int}")(page)
+    app.get("/{number:int}")(page)
+    app.get("/")(page)
     assert app.url_for(page) == "/"
     assert app.url_for(page, number=2) == "/2"
     assert app.url_for("page", number=2, size=5) == "/2/5"
-    with pytest.raises(ConfigError, match=r"page.*: /, /\{number:int\}, /\{number:int\}/\{size:int\}"):
+    with pytest.raises(ConfigError, match=r"page.*: /\{number:int\}/\{size:int\}, /\{number:int\}, /"):
         app.url_for(page, size=5)
 
 
@@ -426,7 +426,7 @@ async def test_head_has_the_length_of_what_get_would_send():
 @pytest.mark.parametrize(("registered", "asked"), [("/x", "/x/"), ("/x/", "/x"), ("/a/{y}", "/a/b/")])
 async def test_a_trailing_slash_counts_and_the_404_says_where_there_is_something(registered, asked):
     app = App()
-    app.get(registered)(lambda y="": y)
+    app.get(registered)((lambda y: y) if "{y}" in registered else (lambda: ""))
     near = asked[:-1] if asked.endswith("/") else asked + "/"
     assert await text_of(app, asked) == (
         f"404 404 Not Found\nthere is nothing at this address, but there is at {near}\n"

@@ -13,17 +13,33 @@ import functools
 import inspect
 from collections.abc import Callable
 from types import FunctionType, GenericAlias, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, ForwardRef, Union, get_args, get_origin
 
 from trioserve.core.callables import name_of
+from trioserve.core.errors import ConfigError
 
 
-def members(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union but None; of anything else itself."""
+def members(annotation: Any, function: Callable[..., Any]) -> tuple[Any, ...]:
+    """What `annotation`, of `function`, may be: of a union its members but None, and of what is `Annotated` first the
+    whole, then what it annotates; of anything else itself.
+    """
+    annotation = evaluated(annotation, function)
     origin = get_origin(annotation)
     if origin in {Union, UnionType} or (is_stand_in(origin) and origin.__name__ in {"Optional", "Union"}):
-        return tuple(member for member in get_args(annotation) if member is not type(None))
+        parts = [member for member in get_args(annotation) if member is not type(None)]
+        return tuple(found for part in parts for found in members(part, function))
+    if origin is Annotated:
+        return (annotation, *members(annotation.__origin__, function))
     return (annotation,)
+
+
+def written(annotation: Any) -> str:
+    """An annotation as it was written, more or less."""
+    if isinstance(annotation, str):
+        return annotation
+    if isinstance(annotation, type) and not get_args(annotation):
+        return annotation.__name__
+    return inspect.formatannotation(annotation)
 
 
 class _StandIn(type):
@@ -58,6 +74,8 @@ class _Names(dict[str, Any]):
 
 def evaluated(annotation: Any, function: Callable[..., Any]) -> Any:
     """An annotation of `function`: what it means, if it is text. What is no Python at all stays text."""
+    if isinstance(annotation, ForwardRef):  # text inside of something else, such as Optional["Pool"]
+        annotation = annotation.__forward_arg__
     if not isinstance(annotation, str):
         return annotation
     code = _function_behind(function)
@@ -90,6 +108,24 @@ def _function_behind(function: Any) -> FunctionType | None:
         called = inspect.getattr_static(called, "__init__")
     called = getattr(called, "__func__", called)
     return called if isinstance(called, FunctionType) else None
+
+
+def check_takes(function: Any, what: str, shape: str, arguments: int) -> None:
+    """See that `function` can be called with so many arguments by their position.
+
+    Raises:
+        ConfigError: it cannot; the message says that `what` is to be like `shape`.
+    """
+    if not callable(function):
+        raise ConfigError(f"{what} {function!r} is no function; write {shape}")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return  # it is not written in Python and does not say
+    try:
+        signature.bind(*[None] * arguments)
+    except TypeError:
+        raise ConfigError(f"{what} {place_of(function)} cannot be called so; write {shape}") from None
 
 
 def place_of(function: Callable[..., Any]) -> str:

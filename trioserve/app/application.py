@@ -20,7 +20,7 @@ from typing import Any, TypeVar, Unpack, overload
 
 from trioserve.app.annotations import place_of
 from trioserve.app.errors import ErrorHandler, ErrorHandlers
-from trioserve.app.handlers import Dependency, Opener, dependency, plan
+from trioserve.app.handlers import Dependency, Opener, check_converted, check_defaults, dependency, plan
 from trioserve.app.handshake import check_handshake, is_websocket_upgrade
 from trioserve.app.request import Request, path_of
 from trioserve.app.response import Response
@@ -192,6 +192,10 @@ class App(Router):
             pattern = registration.pattern()
             kind, subject = (Route, Request) if registration.websocket is None else (WebSocketRoute, WebSocket)
             where_from = plan(registration.handler, pattern.parameters, self._dependencies, {subject})
+            others = self._named.get(_handler_key(registration.handler), ())
+            elsewhere = {name for other in others for name in other.pattern.parameters}
+            check_defaults(registration.handler, where_from, elsewhere)
+            check_converted(registration.handler, pattern.types)
             route = kind(registration, pattern, where_from, self._around, host=self)
             self._table.add(registration.methods, pattern, route)
         except ConfigError as error:

@@ -7,7 +7,9 @@ A parameter is, in this order:
 * what a dependency provides, by its annotation.
 
 Of a union (`Pool | None`) it is the first member that there is. A name that cannot be evaluated stands for whatever is
-called so; see `annotations`.
+called so; see `annotations`. A handler's default that nobody would ever replace is refused: who writes `page: int = 1`
+means what the client sends. What shall be constant is bound by a partial. A dependency may have such defaults; it is
+often somebody else's class.
 
 A dependency is an async context manager that is entered for the exchange, or, for a lifespan, for as long as the app
 is served. It takes parameters like a handler, so dependencies may need each other; a dependency can only need what was
@@ -20,7 +22,9 @@ is refused here, in words, with the handler's name and place.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
+import uuid
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -31,9 +35,9 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, get_args, get_origin
+from typing import Annotated, Any, Protocol, get_args, get_origin
 
-from trioserve.app.annotations import evaluated, is_stand_in, may_be, members, place_of, undecorated
+from trioserve.app.annotations import evaluated, is_stand_in, may_be, members, place_of, undecorated, written
 from trioserve.app.response import Response, as_response
 from trioserve.app.streaming import Part
 from trioserve.core.application import Exchange
@@ -146,46 +150,57 @@ def plan(
         ConfigError: something does not fit.
     """
     parameters = inspect.signature(function).parameters
-    by_name = {name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    if missing := path - by_name:
-        raise ConfigError(f"it does not take the path parameter {_names(missing)}")
+    by_name = _by_name(parameters, path)
     subject: str | None = None
     provided: list[tuple[str, Dependency]] = []
-    strangers: list[str] = []
+    strangers: list[inspect.Parameter] = []
     for name, parameter in parameters.items():
         if name in path:
             continue
-        annotation = evaluated(parameter.annotation, function)
-        if name in by_name and subject is None and _is_subject(annotation, subjects):
+        candidates = members(parameter.annotation, function)
+        if name in by_name and _is_subject(candidates, subjects):
+            if subject is not None:
+                raise ConfigError(f"it takes the same twice, as {subject!r} and {name!r}; leave one out")
             subject = name
-        elif name in by_name and (source := _lookup(annotation, known)) is not None:
+        elif name in by_name and (source := _lookup(candidates, known)) is not None:
             provided.append((name, source))
-        elif parameter.default is parameter.empty:
-            strangers.append(name)
-    if subject is None and len(strangers) == 1 and parameters[strangers[0]].annotation is inspect.Parameter.empty:
-        [name] = strangers
-        if name in by_name:
-            subject, strangers = name, []
+        elif parameter.default is _EMPTY:
+            strangers.append(parameter)
+    if subject is None and len(strangers) == 1 and strangers[0].annotation is _EMPTY:
+        subject, strangers = strangers[0].name, []
     if strangers:
-        raise ConfigError(f"it takes {_names(strangers)}; {_what_there_is(path, known, subjects)}")
+        raise ConfigError(f"{_not_provided(strangers, function)}; {_what_there_is(path, known, subjects)}")
     return Plan(subject, path, tuple(provided))
 
 
-def _is_subject(annotation: Any, subjects: Collection[type]) -> bool:
+_EMPTY: Any = inspect.Parameter.empty
+
+
+def _by_name(parameters: Mapping[str, inspect.Parameter], path: frozenset[str]) -> Collection[str]:
+    """The parameters that are passed by name: all but those that need nothing, and the path's among them."""
+    names = {name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    if missing := path - names:
+        raise ConfigError(f"it does not take the path parameter {_names(missing)}")
+    if others := [name for name, p in parameters.items() if name not in names and p.default is _EMPTY]:
+        raise ConfigError(f"it takes {_names(others)}, but all is passed by name: no *args, no **kwargs, no /")
+    return names
+
+
+def _is_subject(candidates: Collection[Any], subjects: Collection[type]) -> bool:
     return any(
         member.__name__ == subject.__name__ if is_stand_in(member) else member in subject.__mro__[:-1]
-        for member in members(annotation)
+        for member in candidates
         for subject in subjects
     )
 
 
-def _lookup(annotation: Any, known: Mapping[Any, Dependency]) -> Dependency | None:
-    for member in (annotation, *members(annotation)):
+def _lookup(candidates: Collection[Any], known: Mapping[Any, Dependency]) -> Dependency | None:
+    for member in candidates:
         try:
             if member in known:
                 return known[member]
         except TypeError:
-            return None  # it cannot be hashed, so it cannot be a key
+            continue  # it cannot be hashed, so it cannot be a key
         if namesakes := [key for key in known if may_be(member, key)]:
             if len(namesakes) > 1:
                 raise ConfigError(
@@ -196,11 +211,89 @@ def _lookup(annotation: Any, known: Mapping[Any, Dependency]) -> Dependency | No
     return None
 
 
+def _not_provided(parameters: Collection[inspect.Parameter], function: Callable[..., Any]) -> str:
+    unknown = {
+        member.__name__ if is_stand_in(member) else member
+        for parameter in parameters
+        for member in members(parameter.annotation, function)
+        if is_stand_in(member) or isinstance(member, str)
+    }
+    told = ", ".join(f"'{_as_written(parameter)}'" for parameter in parameters)
+    return f"nobody provides {told}" + (f" ({_names(unknown)} cannot be evaluated here)" if unknown else "")
+
+
+def _as_written(parameter: inspect.Parameter) -> str:
+    if parameter.annotation is _EMPTY:
+        return parameter.name
+    return f"{parameter.name}: {written(parameter.annotation)}"
+
+
 def _what_there_is(path: Collection[str], known: Mapping[Any, Dependency], subjects: Collection[type]) -> str:
-    there_is = [f"the path parameters {_names(path)}" if path else "no path parameters"]
-    there_is += [subject.__name__ for subject in subjects]
-    there_is += [getattr(key, "__name__", str(key)) for key in known]
-    return f"there is {', '.join(there_is)}; register anything else with @app.dependency before"
+    there_is = [subject.__name__ for subject in subjects]
+    there_is += [written(key) for key in known]
+    if path:
+        there_is.append(f"and the path parameters {_names(path)}")
+    return (
+        f"what can be taken: {', '.join(there_is)}; "
+        "anything else is registered above this with @app.dependency or @app.lifespan"
+    )
+
+
+def check_defaults(handler: Handler, made: Plan, elsewhere: Collection[str]) -> None:
+    """See that no parameter of a handler always has its default, which somebody thought that the client can replace.
+
+    Args:
+        made: the handler's plan.
+        elsewhere: the path parameters that other routes of this handler have.
+
+    Raises:
+        ConfigError: one always would.
+    """
+    filled = {made.subject, *made.path, *dict(made.provided), *elsewhere}
+    for name, parameter in inspect.signature(handler).parameters.items():
+        if parameter.default is not _EMPTY and name not in filled and name not in _bound(handler):
+            raise ConfigError(
+                f"'{_as_written(parameter)}' would always be {parameter.default!r}, as nobody provides it; read "
+                "request.query for what the client asks; bind with functools.partial what shall be so; register the "
+                f"route whose path has {{{name}}} first, if there is one"
+            )
+
+
+def _bound(function: Callable[..., Any]) -> Collection[str]:
+    """The parameters that a partial has given a value."""
+    names: set[str] = set()
+    while isinstance(function, functools.partial):
+        names.update(function.keywords)
+        function = function.func
+    return names
+
+
+def check_converted(function: Callable[..., Any], types: Mapping[str, type]) -> None:
+    """See that the annotations of path parameters agree with `types`, which they are converted to.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    parameters = inspect.signature(function).parameters
+    for name, kind in types.items():
+        candidates = [
+            member
+            for member in members(parameters[name].annotation, function)
+            if get_origin(member) is not Annotated  # of that, what it annotates is among them
+        ]
+        if all(member in _SIMPLE and not _fits(kind, member) for member in candidates):
+            raise ConfigError(
+                f"'{_as_written(parameters[name])}', but the path gives {kind.__name__}; a path says what it gives "
+                f"as {{{name}:int}}, float or uuid, and str without"
+            )
+
+
+_SIMPLE = (str, bytes, int, float, complex, bool, uuid.UUID)
+
+
+def _fits(kind: type, annotation: type) -> bool:
+    """True if what is of `kind` may be annotated so: an int as a float too (PEP 484)."""
+    return issubclass(kind, annotation) or (kind is int and annotation in {float, complex})
 
 
 def _names(names: Collection[str]) -> str:

@@ -95,7 +95,7 @@ class Pattern:
             something that no request's path contains.
     """
 
-    __slots__ = ("_pieces", "parameters", "segments", "text")
+    __slots__ = ("_pieces", "parameters", "segments", "text", "types")
 
     def __init__(self, text: str, converters: Mapping[str, Converter] = CONVERTERS) -> None:
         if not text.startswith("/"):
@@ -109,6 +109,14 @@ class Pattern:
             if names.count(name) > 1:
                 raise ConfigError(f"the path {text!r} has the parameter {name!r} twice")
         self.parameters = frozenset(names)
+        # What a parameter becomes, where a converter of our own makes it.
+        self.types: Mapping[str, type] = {
+            piece.name: piece.converter.convert
+            for piece in self._pieces
+            if isinstance(piece, _Parameter)
+            and piece.converter in CONVERTERS.values()
+            and isinstance(piece.converter.convert, type)
+        }
 
     def _compile(self, text: str, converters: Mapping[str, Converter]) -> Iterator[Segment]:
         parts = text[1:].split("/")
