@@ -47,18 +47,24 @@ MAKE = tempfile.TemporaryFile
 
 
 class Disk:
-    """The disk, where temporary files are made: tells when one is written, and can make the writer wait."""
+    """The disk, where temporary files are made: tells when one is made or written, and can make either wait."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.made = trio.Event()
         self.written = trio.Event()
+        self.has_room = threading.Event()
+        self.has_room.set()
         self.is_free = threading.Event()
         self.is_free.set()
         self.writers = 0  # that are in a write
         self._token = trio.lowlevel.current_trio_token()
 
     def make(self, **settings) -> io.RawIOBase:
-        return _Watched(MAKE(dir=self.folder, **settings), self)
+        file = MAKE(dir=self.folder, **settings)
+        self._token.run_sync_soon(self.made.set)
+        self.has_room.wait()
+        return _Watched(file, self)
 
     def write(self, file: io.RawIOBase, data: bytes) -> int:
         self.writers += 1
@@ -224,4 +230,32 @@ async def test_a_handler_that_is_to_finish_can_read_its_files_until_its_end(
         assert isinstance(record, Abandoned)
         expect(record, Phase.HANDLER, how, 499, Outcome.FINISHED)
         assert read == [CONTENT]
+        disk.check_nothing_is_left()
+
+
+@every_stage
+@WAYS
+async def test_a_file_that_is_made_for_background_work_while_the_exchange_ends_is_not_left(
+    stage: Stage, how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    app, visit, disk = App(), Visit(), disk_of(monkeypatch, tmp_path)
+    disk.has_room.clear()
+
+    @app.post("/")
+    async def take(request: Request) -> None:
+        app.start_soon(read, request)
+        await visit.until_cancelled()
+
+    async def read(request: Request) -> None:
+        with pytest.raises((trio.ClosedResourceError, ClientGone)):
+            await request.form()
+
+    async with stage.serve(app, CONFIG) as theatre:
+        client = await theatre.connect()
+        await client.send(HEAD + BODY)
+        await disk.made.wait()
+        client.leave(how)
+        await visit.ended.wait()
+        disk.has_room.set()
+        assert (await theatre.abandoned()).outcome is Outcome.CANCELLED
         disk.check_nothing_is_left()

@@ -133,7 +133,7 @@ class Storage:
         self._file: IO[bytes] | None = None
         self._written = 0
         self._unwritten = bytearray()
-        # The file has one position, and two files of the form may be read by two tasks.
+        # The file has one position, and two files of the form may be read by two tasks; and it is closed by a third.
         self._using = threading.Lock()
         self._closed = False
 
@@ -158,19 +158,26 @@ class Storage:
         return len(self._unwritten)
 
     async def write(self) -> None:
-        """Write what was put, in a worker thread. One that is cancelled before it has a thread can be made again."""
+        """Write what was put, in a worker thread. One that is cancelled before it has a thread can be made again.
+
+        Raises:
+            trio.ClosedResourceError: the exchange has ended.
+        """
         # Not in the server's threads for handlers: a plain handler that asks for a form would wait for itself.
         await trio.to_thread.run_sync(self._write)
 
     def _write(self) -> None:
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by aclose
-        self._file.seek(self._written)
-        data = bytes(self._unwritten)
-        while data:
-            data = data[self._file.write(data) :]
-        self._written += len(self._unwritten)
-        self._unwritten.clear()
+        # Whoever reads the form may outlive the exchange: then no file is made any more.
+        with self._using:
+            self.check_open()
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by aclose
+            self._file.seek(self._written)
+            data = bytes(self._unwritten)
+            while data:
+                data = data[self._file.write(data) :]
+            self._written += len(self._unwritten)
+            self._unwritten.clear()
 
     # When it is there
 
@@ -192,18 +199,21 @@ class Storage:
             return data
 
     async def aclose(self) -> None:
-        """Remove the temporary file, if there is one. Cannot be cancelled."""
+        """Remove the temporary file, if there is one; one that is being made or written is waited for.
+
+        Cannot be cancelled.
+        """
         self._closed = True
-        if self._file is not None:
+        if self.end:  # else nothing goes to disk
             # In a thread, as freeing gigabytes takes time; in one more if need be, as nothing may be left waiting.
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._remove, limiter=trio.CapacityLimiter(1))
 
     def _remove(self) -> None:
         with self._using:
-            assert self._file is not None, "it is removed once"
-            self._file.close()
-            self._file = None
+            if self._file is not None:
+                self._file.close()
+                self._file = None
 
 
 class Content:
