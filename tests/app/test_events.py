@@ -427,9 +427,8 @@ async def test_a_mistake_of_ours_in_a_ping_is_not_hidden(autojump_clock):
     async def write(_send) -> None:
         await trio.sleep(100)
 
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(ZeroDivisionError):
         await sent(Response.events(write, ping=10), DeafToPings(ZeroDivisionError()))
-    assert caught.group_contains(ZeroDivisionError)
 
 
 # Errors and cancellations come out as themselves
@@ -501,6 +500,29 @@ async def test_a_scope_around_the_yields_works(autojump_clock):
     exchange = Timed()
     await sent(Response.events(source(), ping=15), exchange)
     assert exchange.times == [(0, b"data: x\n\n"), (15, b":\n\n"), (20, b"data: x\n\n"), (25, b"data: end\n\n")]
+
+
+@pytest.mark.parametrize("ping", [15, math.inf])
+@pytest.mark.parametrize("kind", ["scope", "nursery"])
+async def test_what_a_generator_opened_before_it_was_handed_over_works_as_ever(autojump_clock, ping, kind):
+    async def source():
+        async with contextlib.AsyncExitStack() as stack:
+            if kind == "scope":
+                stack.enter_context(trio.move_on_at(25))
+            else:
+                nursery = await stack.enter_async_context(trio.open_nursery())
+                nursery.cancel_scope.deadline = 25
+            while True:
+                yield "x"
+                await trio.sleep(20)
+        yield "end"
+
+    begun = source()
+    assert await anext(begun) == "x"  # to choose the status code by it, say
+    exchange = Timed()
+    await sent(Response.events(begun, ping=ping), exchange)
+    pings = [] if ping == math.inf else [(15, b":\n\n")]
+    assert exchange.times == [*pings, (20, b"data: x\n\n"), (25, b"data: end\n\n")]
 
 
 async def test_the_source_runs_in_the_task_of_its_exchange():

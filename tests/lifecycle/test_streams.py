@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from lifecycle.stage import GET, Stage, every_stage, in_memory
+from lifecycle.stage import GET, Stage, every_bare_stage, every_stage, in_memory
 from trioserve import (
     FINISH,
     App,
@@ -305,6 +305,43 @@ async def test_under_finish_a_source_of_events_comes_to_its_end(stage: Stage, pi
         go_on.set()
         record = await theatre.abandoned()
     assert (record.phase, record.outcome) == (Phase.RESPONSE_BODY, Outcome.FINISHED)
+
+
+# Middleware that leaves a scope of its own before the generator's would be interleaved with it: a bare stage.
+@every_bare_stage
+@pytest.mark.parametrize("how", ["FIN", "RESET"])
+@pytest.mark.parametrize("ping", [0.001, 15])
+async def test_a_source_of_events_that_was_begun_before_has_cleaned_up_too(
+    stage: Stage, how: str, ping: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    app, feed = App(), Feed()
+
+    async def tokens() -> AsyncIterator[str]:
+        async with feed.watched(), trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            yield "first"
+            yield "second"
+            feed.waits.set()
+            await trio.sleep_forever()
+
+    @app.get("/")
+    async def events() -> Response:
+        source = tokens()
+        await anext(source)
+        return Response.events(source, ping=ping)
+
+    async with stage.serve(app) as theatre:
+        client = await theatre.connect()
+        await client.send(GET)
+        await client.receive()
+        await feed.waits.wait()
+        if stage.in_memory:
+            await wait_all_tasks_blocked()
+        client.leave(how)
+        record = await theatre.abandoned()
+        assert (record.outcome, record.exception) == (Outcome.CANCELLED, None)
+        assert len(feed.seen) == 1
+    assert not caplog.records
 
 
 @every_stage

@@ -9,10 +9,12 @@ nothing to say, a comment, which clients pass over, is sent every `ping` seconds
 are its rules:
 
 * The source stays in the exchange's own task, as that of any stream. Only the pinger is started.
+* The pinger has no nursery in that task. A generator that was begun before it came here may hold a scope or a nursery
+  open at its `yield`, and leaves it in a later step: whatever was opened here in between would not nest with it. So the
+  pinger is a system task. It ends by a scope that is cancelled as soon as the source has ended, however it did, and its
+  end is waited for, so it never outlives the stream; a cancellation from outside is the source's alone to raise.
 * One event, or ping, at a time, and each of them whole. Others wait for their turn.
 * A ping that cannot be sent is nobody's error: the pinger goes, and the source learns from its own next send.
-* Of the nursery that this takes, the source sees nothing: its errors and cancellations come out as they are, not in a
-  group.
 """
 
 from __future__ import annotations
@@ -149,13 +151,15 @@ class EventStream:
         ping: seconds without an event after which a comment is sent.
     """
 
-    __slots__ = ("_ping", "_send_part", "_sent_at", "_turn")
+    __slots__ = ("_mistake", "_ping", "_send_part", "_sent_at", "_turn")
 
     def __init__(self, send_part: Callable[[bytes], Awaitable[None]], ping: float) -> None:
         self._send_part = send_part
         self._ping = ping
         self._turn = trio.Lock()
         self._sent_at = trio.current_time()
+        # Ours, and not the client's: what a ping raised that is not to be expected.
+        self._mistake: Exception | None = None
 
     async def send(self, event: Sendable) -> None:
         """As `SendEvent`."""
@@ -163,35 +167,40 @@ class EventStream:
 
     async def send_all(self, source: Any) -> None:
         """Send all events of a source, and comments while it has none."""
-        error: BaseException | None = None
-        async with trio.open_nursery() as nursery:
-            # Shielded, so that it ends by this scope alone, which is left as soon as the source has ended, however it
-            # did; a cancellation from outside is the source's to raise.
-            pinging = trio.CancelScope(shield=True)
-            nursery.start_soon(self._keep_alive, pinging)
-            try:
-                await pour(source, self.send)
-            except BaseException as raised:
-                error = raised  # raised again below, where there is no nursery to wrap it
-            pinging.cancel()
+        if self._ping == math.inf:
+            await pour(source, self.send)
+            return
+        pinging, gone = trio.CancelScope(), trio.Event()
+        trio.lowlevel.spawn_system_task(self._keep_alive, pinging, gone)
         try:
-            if error is not None:
-                raise error
+            await pour(source, self.send)
         finally:
-            del error  # whose traceback leads to here: a cycle
+            pinging.cancel()
+            with trio.CancelScope(shield=True):
+                await gone.wait()  # not long: all that it waits for is cancelled
+            if self._mistake is not None:
+                raise self._mistake
 
-    async def _keep_alive(self, pinging: trio.CancelScope) -> None:
-        with pinging:
-            while True:
-                await trio.sleep_until(self._sent_at + self._ping)
-                async with self._turn:
-                    if trio.current_time() < self._sent_at + self._ping:
-                        continue
-                    try:
-                        await self._send_part(_PING)
-                    except (ClientGone, ResponseError):
-                        return
-                    self._sent_at = trio.current_time()
+    async def _keep_alive(self, pinging: trio.CancelScope, gone: trio.Event) -> None:
+        try:
+            with pinging:
+                await self._send_pings()
+        except Exception as error:
+            self._mistake = error  # what leaves a system task ends the whole program
+        finally:
+            gone.set()
+
+    async def _send_pings(self) -> None:
+        while True:
+            await trio.sleep_until(self._sent_at + self._ping)
+            async with self._turn:
+                if trio.current_time() < self._sent_at + self._ping:
+                    continue
+                try:
+                    await self._send_part(_PING)
+                except (ClientGone, ResponseError):
+                    return
+                self._sent_at = trio.current_time()
 
     async def _send(self, data: bytes) -> None:
         async with self._turn:

@@ -140,6 +140,10 @@ class Response:
         A generator is always closed by the end of the exchange, also when it was never begun, and so is any other
         source with an `aclose`, such as a memory channel.
 
+        A generator may have been begun before, to choose the status by its first part, and may then hold a nursery or a
+        cancel scope open at its `yield`. But these are the handler's then: it must not be begun inside a nursery or a
+        scope that is left before the response is sent, neither one of the handler's nor one that middleware opens.
+
         Raises:
             ResponseError: `source` is none of these.
         """
