@@ -39,7 +39,8 @@ class FakeExchange:
         self.head = RequestHead(method, target, http_version, fields, None)
         self.client = client
         self._parts = list(parts)
-        # What happened, in order: "starts", "thread", "head", "part", "end", "switch", "pause", "done", "vanished".
+        # What happened, in order: "starts", "thread", "head", "part", "end", "switch", "pause", "may go", "left",
+        # "vanished".
         self.log: list[str] = []
         self.status: int | None = None
         self.fields: list[Field] = []
@@ -137,8 +138,11 @@ class FakeExchange:
     def pause_reading(self) -> None:
         self.log.append("pause")
 
-    def client_is_done(self) -> None:
-        self.log.append("done")
+    def client_may_go(self) -> None:
+        self.log.append("may go")
+
+    def client_left(self) -> None:
+        self.log.append("left")
 
     def client_vanished(self) -> None:
         self.log.append("vanished")

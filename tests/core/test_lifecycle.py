@@ -231,7 +231,7 @@ def test_giving_up_after_the_end_stops_a_handler_that_ran_on_and_changes_no_stor
 
 
 @pytest.mark.parametrize(
-    ("reader_waits", "client_is_done", "judged"),
+    ("reader_waits", "client_may_go", "judged"),
     [
         (False, False, HalfClose.ABORT),
         (True, False, HalfClose.FINISH),
@@ -240,9 +240,9 @@ def test_giving_up_after_the_end_stops_a_handler_that_ran_on_and_changes_no_stor
     ],
 )
 def test_after_a_switch_of_protocols_a_fin_is_departure_unless_the_reader_meets_it_or_all_was_said(
-    reader_waits, client_is_done, judged
+    reader_waits, client_may_go, judged
 ):
-    assert half_close_after_switching(reader_waits=reader_waits, client_is_done=client_is_done) is judged
+    assert half_close_after_switching(reader_waits=reader_waits, client_may_go=client_may_go) is judged
 
 
 # Any order of events, over several exchanges of one connection

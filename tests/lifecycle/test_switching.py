@@ -77,7 +77,7 @@ async def shout(exchange: Exchange) -> None:
         data = await exchange.receive_bytes()
         await exchange.send_bytes(data.upper())
         if data.endswith(b"."):
-            exchange.client_is_done()
+            exchange.client_may_go()
             await exchange.end_switched(b"BYE")
             return
 
@@ -170,7 +170,7 @@ async def test_a_client_that_is_done_may_half_close(stage: Stage) -> None:
 
     async def wait(exchange: Exchange) -> None:
         assert await exchange.receive_bytes() == b"last"
-        exchange.client_is_done()
+        exchange.client_may_go()
         await go_on.wait()
         await exchange.end_switched(b"bye")
 
@@ -360,8 +360,9 @@ async def test_the_answer_to_the_last_word_can_be_awaited_and_a_fin_is_none_the_
 
     async def say_bye(exchange: Exchange) -> None:
         await exchange.end_switched(b"bye")
+        exchange.client_may_go()
         answers.append(await exchange.receive_bytes())
-        await exchange.receive_bytes()
+        assert await exchange.receive_bytes() == b""
 
     async with stage.serve(Switching(say_bye)) as theatre:
         client = await switched(theatre)

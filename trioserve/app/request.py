@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qsl, unquote
 
 from trioserve.app.cookies import parse_cookies
@@ -17,6 +17,9 @@ from trioserve.core.application import Exchange
 from trioserve.core.errors import HTTPError, ResponseError
 from trioserve.core.messages import Headers
 from trioserve.core.records import ClientAddress
+
+if TYPE_CHECKING:
+    from trioserve.app.websocket import WebSocket
 
 
 class Urls(Protocol):
@@ -44,6 +47,7 @@ class Request:
     _state: SimpleNamespace | None = None
     _resources: AsyncExitStack | None = None
     later: tuple[tuple[Callable[..., Any], tuple[Any, ...]], ...] = ()
+    websocket: WebSocket | None = None  # for the app layer: the session for which this request asked
 
     def __init__(self, exchange: Exchange, path_params: dict[str, Any], urls: Urls | None = None) -> None:
         self.exchange = exchange

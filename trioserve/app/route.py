@@ -7,7 +7,8 @@ Dependencies are left right behind the handler, before its response is sent: a t
 still a 500, and what the client was told is true. They see what the handler raised, cancellation included. Only for a
 response that is written while it is sent (a stream, events) they stay open until it is written; if it is never sent,
 because middleware has another answer, they and it are closed all the same. A file is opened before they are left, so a
-dependency may hold the directory it is in, and that there is no such file is an expected error.
+dependency may hold the directory it is in, and that there is no such file is an expected error. The dependencies of a
+WebSocket are left before our Close frame goes out, unless the handler has sent it.
 """
 
 from __future__ import annotations
@@ -197,16 +198,30 @@ class WebSocketRoute(Route):
     It may refuse the handshake by not going on; what comes back is a response that was sent long ago.
     """
 
-    async def _called(self, request: Request, arguments: dict[str, Any]) -> Response:
+    async def _handle(self, request: Request) -> Response:
+        return await self._session(request, super()._handle)
+
+    async def _with_dependencies(self, request: Request) -> Response:
+        return await self._session(request, super()._with_dependencies)
+
+    async def _session(self, request: Request, inner: Next) -> Response:
+        """Serve the session around the handler and its dependencies: these are left before our Close frame goes out."""
         options = self.registration.websocket
         assert options is not None, "a WebSocket's registration has its options"
 
         async def handler(socket: WebSocket) -> None:
-            if self._plan.subject is not None:
-                arguments[self._plan.subject] = socket
-            await self._handler(**arguments)
+            request.websocket = socket
+            await inner(request)
 
         await serve_websocket(request, handler, ping=options.ping, max_message=options.max_message)
+        return SwitchedResponse()
+
+    async def _called(self, request: Request, arguments: dict[str, Any]) -> Response:
+        socket = request.websocket
+        assert socket is not None, "a handler of WebSockets is called in a session"
+        if self._plan.subject is not None:
+            arguments[self._plan.subject] = socket
+        await socket.attend(self._handler(**arguments))
         return SwitchedResponse()
 
 

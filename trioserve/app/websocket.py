@@ -5,7 +5,8 @@ Theory
 A session is one exchange that never becomes a response: a 101, then frames, then a Close frame from each side. So the
 scope, the policies and the record are those of every exchange: when the client leaves without a Close frame, the
 handler is cancelled wherever it waits, and one `Abandoned` tells of it (phase RESPONSE_BODY, `sent_status` 101). The
-session is `Completed` when our Close frame is out.
+session is `Completed` when our Close frame is out *and* the handler has ended: what it does behind a `close` of its own
+is under the deadline, the policies and the drain like all else.
 
 Who does what, in one nursery: the *handler* runs in the task of the connection. The *reader* reads ahead, so that
 pings, a Close frame and the client's end are met while the handler does something else. The *keeper* sends what
@@ -17,13 +18,18 @@ waits for a client that does not read.
   with a request's content, bytes that lie unread may then be taken in, within `Limits.spool`, to see a FIN behind them.
 * **A Close frame is no departure.** Messages before it are delivered; then `receive` raises WebSocketClosed, iteration
   ends, and so does a `send`. The handler is not cancelled by it. Our own Close frame goes out when the handler has
-  ended. A client that leaves right behind its Close frame is a departure as long as the handler does something else:
-  there is nobody left to work for. A handler that waits in `receive`, or has heard of the Close frame already, has
-  `Deadlines.unwind` to clean up before the client's leaving is a departure.
+  ended and a route's dependencies are left, so that a commit that fails can still be told. A client that leaves right
+  behind its Close frame is a departure as long as the handler does something else: there is nobody left to work for. A
+  handler that knows of the end, since it waits in `receive`, has heard of it already, or has closed by itself, has
+  `Deadlines.unwind` to clean up before the client's FIN is a departure. A reset is one at once.
 * **Sends** from several tasks wait for each other: frames never mix. A send that is cancelled half-way is completed by
   the next one, so a message is sent whole or not at all, unless the connection ends.
 * **The client's mistakes** (RFC 6455 §7.4.1): a Close frame with 1002 for a broken protocol, 1007 for text that is no
   UTF-8, 1009 for a message beyond the limit. The handler learns of it as of a Close frame.
+* **Silence**: a client that sends nothing between one keep-alive ping and the time for the next has vanished. Pings end
+  with the first Close frame, whosever it is; from there on the system alone judges whether there is anybody.
+* **WebSocketClosed** that leaves the handler is a normal end once the session has ended, whoever noticed it first; what
+  was cancelled beside it was cancelled.
 * **Our own ends**: a handler that fails is logged, and the client hears 1011; so it does at a deadline. When the server
   stops, it hears 1001. An HTTPError is an answer before `accept` and a failure after it, since no status code can be
   said any more.
@@ -339,7 +345,8 @@ class WebSocket:
         """Send a Close frame. Does nothing if one was sent already.
 
         Messages that were not received are thrown away. The client's answer is not waited for here, but when the
-        handler has ended, for `Deadlines.linger`.
+        handler has ended, for `Deadlines.linger`. A handler that works on after this is cancelled by a reset, by its
+        deadline, and `Deadlines.unwind` after the client has gone.
 
         Args:
             code: 1000 for a normal end; an application's own codes are 4000 to 4999 (RFC 6455 §7.4.2).
@@ -355,6 +362,7 @@ class WebSocket:
             raise ValueError(f"the reason of a close is longer than {_CLOSE_REASON} bytes: {reason!r}")
         await self._accept_if_needed()
         await self._say_goodbye(code, reason)
+        self._handler_knows()
 
     async def attend(self, handling: Awaitable[object]) -> None:
         """Await what a handler does. For `serve_websocket`.
@@ -378,6 +386,7 @@ class WebSocket:
         try:
             await self._accept_if_needed()
             await self._say_goodbye(*self._last_code())
+            self._handler_knows()
         except WebSocketClosed:
             return  # a shield around all this has held the cancellation off; there is nobody left
         with trio.move_on_after(self._exchange.deadlines.linger):
@@ -394,7 +403,6 @@ class WebSocket:
         async with self._line:
             self._goodbye = self._close_frame(code, reason)
             self._ended(code, reason)
-            self._client_is_heard()
             self._messages.clear()
             try:
                 await self._exchange.end_switched(self._goodbye)
@@ -418,14 +426,20 @@ class WebSocket:
 
     def _closed(self, end: tuple[int, str]) -> WebSocketClosed:
         """What to raise in a handler, which so hears of the end."""
-        self._client_is_heard()
+        self._handler_knows()
         return WebSocketClosed(*end)
 
-    def _client_is_heard(self) -> None:
-        """The handler knows how the session ended: if by the client's Close frame, the client may go."""
-        if self.close_code not in {None, ABNORMAL}:
-            self._exchange.client_is_done()
-            self._reading.cancel()
+    def _handler_knows(self) -> None:
+        """The handler knows how the session ended: if not by its leaving, the client may go."""
+        if self.close_code != ABNORMAL:
+            self._exchange.client_may_go()
+            if self._heard_out.is_set():
+                self._reading.cancel()
+
+    @property
+    def _handler_will_know(self) -> bool:
+        """True if the handler has closed the session itself, or waits for a message and none is there."""
+        return self._goodbye is not None or (bool(self._receivers) and not self._messages)
 
     def _ended(self, code: int, reason: str) -> None:
         """No message comes or goes any more."""
@@ -440,15 +454,16 @@ class WebSocket:
     async def _read(self) -> None:
         try:
             with self._reading:
-                while True:
-                    data = await self._exchange.receive_bytes()
+                while data := await self._exchange.receive_bytes():
                     self._heard_at = trio.current_time()
                     await self._take(data)
+                self._client_left()
             # The client may go now, and the handler knows why. But one that works on for nobody is to be stopped: after
-            # a while its client's leaving is met here, as a departure like any other.
+            # a while its client's leaving is a departure like any other.
             await trio.sleep(self._exchange.deadlines.unwind)
-            while True:
-                await self._exchange.receive_bytes()
+            while await self._exchange.receive_bytes():
+                pass
+            self._exchange.client_left()
         except ClientGone:
             pass
         finally:
@@ -513,17 +528,20 @@ class WebSocket:
             return
         self._clients_end = int(code), reason
         self._heard_out.set()
-        handler_will_hear = self._goodbye is not None or (bool(self._receivers) and not self._messages)
+        handler_will_know = self._handler_will_know
         self._ended(*self._clients_end)
-        if handler_will_hear:
-            self._client_is_heard()
+        if handler_will_know:
+            self._handler_knows()
 
     def _fail(self, code: int, reason: str) -> None:
         """Nothing that the client sends can be understood any more."""
         self._heard_out.set()
+        handler_will_know = self._handler_will_know
         if self._end is None:
             self._mistake = int(code), reason
             self._ended(*self._mistake)
+        if handler_will_know:
+            self._handler_knows()
 
     def _client_left(self) -> None:
         """The input has ended; without a Close frame, if none has come."""

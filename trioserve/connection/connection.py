@@ -53,7 +53,9 @@ class Connection:
             overdue=self._unwind_overdue,
             unwind=context.deadlines.unwind,
         )
-        self.reader = Reader(transport, self.engine, self.departure, timers, context.deadlines)
+        self.reader = Reader(
+            transport, self.engine, self.departure, timers, context.deadlines, hung_up=self._client_hung_up
+        )
         self.sender = Sender(transport, self.departure, timers, context.deadlines.send_stall)
         self._handler_deadline = timers.timer(self._handler_too_slow)
         self._unread_timer = timers.timer(self._bytes_may_lie_unread)
@@ -268,7 +270,7 @@ class Connection:
     def _clears_up(self) -> bool:
         """True while the endpoint runs on behind a response that got out whole."""
         exchange = self.exchange
-        return self._endpoint_runs and exchange is not None and exchange.completed and not exchange.switched
+        return self._endpoint_runs and exchange is not None and exchange.completed
 
     def _handler_too_slow(self) -> None:
         self.departure.give_up(Cause.DEADLINE)

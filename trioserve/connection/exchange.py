@@ -75,10 +75,10 @@ class ServedExchange:
         # The response as begun by the application, and the size of its head on the wire.
         self.response: ResponseHead | None = None
         self._response_head_size = 0
-        # After a switch of protocols: what to say if we give up, whether the client's last word was heard, and whether
-        # ours was taken up.
+        # After a switch of protocols: what to say if we give up, whether the client may go since all was said, and
+        # whether our last word was taken up.
         self._last_words: LastWords | None = None
-        self._client_is_done = False
+        self._client_may_go = False
         self._said_last = False
         # When the response was handed whole to the transport; None before that.
         self.completed_at: float | None = None
@@ -234,7 +234,7 @@ class ServedExchange:
             return
         if self.response is None:
             raise ResponseError("the handler returned without a response")
-        if not self._connection.engine.response_complete:
+        if not (self._connection.engine.response_complete or self._said_last):
             raise ResponseError("the handler returned in the middle of its response")
         # Somebody between us and the handler has cancelled the sending of a response that was complete.
         await self._connection.sender.ready()
@@ -261,6 +261,10 @@ class ServedExchange:
 
     async def receive_bytes(self) -> bytes:
         data = self._early_parts.popleft() if self._early_parts else await self._raw_bytes()
+        if not data and not self._client_may_go:
+            self.client_left()
+            await self._connection.departure.checkpoint()
+            raise ClientGone("the client left before its last word")
         self._request_bytes += len(data)
         return data
 
@@ -274,8 +278,11 @@ class ServedExchange:
     def pause_reading(self) -> None:
         self._connection.departure.reader_rests()
 
-    def client_is_done(self) -> None:
-        self._client_is_done = True
+    def client_may_go(self) -> None:
+        self._client_may_go = True
+
+    def client_left(self) -> None:
+        self._connection.departure.input_ended()
 
     def client_vanished(self) -> None:
         if not self._connection.transport.unacked_bytes():
@@ -299,7 +306,8 @@ class ServedExchange:
         if not self._said_last:
             self._said_last = True
             await self._connection.sender.send(Wire(b"", data, b""))
-        self._complete_unless_ended()
+        if self._handler_returned:
+            self._complete_unless_ended()
 
     def say_last_words(self, cause: Cause) -> bool:
         """Let the protocol tell a client that is there that we give up: once, without waiting. Says if it got out."""
@@ -311,7 +319,7 @@ class ServedExchange:
     def half_close_after_switching(self) -> HalfClose:
         """What a FIN means now."""
         return half_close_after_switching(
-            reader_waits=self._connection.reader.waiting, client_is_done=self._client_is_done
+            reader_waits=self._connection.reader.waiting, client_may_go=self._client_may_go
         )
 
     async def _discards(self) -> bool:

@@ -13,7 +13,7 @@ import trio
 
 from trioserve.connection.departure import Departure
 from trioserve.connection.timers import Timers
-from trioserve.connection.transport import HungUp, Interrupted, Transport
+from trioserve.connection.transport import HungUp, Interrupted, OnHangup, Transport
 from trioserve.core.engine import NEED_DATA, Engine
 from trioserve.core.errors import ClientGone
 from trioserve.core.lifecycle import Cause
@@ -22,11 +22,23 @@ from trioserve.core.messages import BodyPart, EndOfRequest, RequestHead
 
 
 class Reader:
-    """The receive side of one connection."""
+    """The receive side of one connection.
+
+    Args:
+        hung_up: told where a read finds the transport dead.
+    """
 
     def __init__(
-        self, transport: Transport, engine: Engine, departure: Departure, timers: Timers, deadlines: Deadlines
+        self,
+        transport: Transport,
+        engine: Engine,
+        departure: Departure,
+        timers: Timers,
+        deadlines: Deadlines,
+        *,
+        hung_up: OnHangup,
     ) -> None:
+        self._hung_up = hung_up
         self._transport = transport
         self._engine = engine
         self._departure = departure
@@ -75,12 +87,13 @@ class Reader:
         return event
 
     async def raw_bytes(self) -> bytes:
-        """The next bytes of a connection that has switched protocols; never empty. The engine does not see them.
+        """The next bytes of a connection that has switched protocols; b"" at the peer's FIN. The engine does not see
+        them.
 
-        Without a deadline: how long a peer may be silent is for the protocol to say.
+        Without a deadline: how long a peer may be silent is for the protocol to say, and so is what its FIN means.
 
         Raises:
-            ClientGone: the input ended, and no cancellation reaches the caller.
+            ClientGone: the client left, and no cancellation reaches the caller.
             trio.BusyResourceError: another task is reading.
         """
         return await self._arrival(math.inf)
@@ -98,10 +111,15 @@ class Reader:
 
     async def _more(self, deadline: float) -> None:
         """Wait for bytes and feed them to the engine. Returns only if there were some."""
-        self._engine.receive_data(await self._arrival(deadline))
+        data = await self._arrival(deadline)
+        if not data:
+            self._departure.input_ended()
+            await self._departure.checkpoint()
+            raise ClientGone("the client left before its request was complete")
+        self._engine.receive_data(data)
 
     async def _arrival(self, deadline: float) -> bytes:
-        """Wait for bytes. Returns only if there were some."""
+        """Wait for bytes; b"" at the peer's FIN."""
         if self._departure.scope.cancel_called:
             await self._departure.checkpoint()
         if self._waiter is not None:
@@ -111,13 +129,11 @@ class Reader:
         try:
             data = await self._receive(waiter)
         except HungUp as error:
-            self._departure.hung_up(error.cause)
+            self._hung_up(error.cause)
         except Interrupted:
             pass  # by the departure, which is known, or because the exchange is over
         else:
-            if not data:
-                self._departure.input_ended()
-            elif not self._departure.scope.cancel_called:
+            if not self._departure.scope.cancel_called:
                 return data
             # Else the end came between the arrival of these bytes and our turn: nothing is begun with them.
         finally:

@@ -163,7 +163,8 @@ class Exchange(Protocol):
         ...
 
     # Another protocol on the same connection (RFC 9110 §7.8). In the records it is a response with status code 101, in
-    # phase RESPONSE_BODY until `end_switched`, and the bytes after the handshake count as content.
+    # phase RESPONSE_BODY until `end_switched` has sent the last bytes and the handler has ended. The bytes after the
+    # handshake count as content.
 
     @property
     def switched(self) -> bool:
@@ -186,10 +187,10 @@ class Exchange(Protocol):
         ...
 
     async def receive_bytes(self) -> bytes:
-        """The next bytes, never empty; first those that came right behind the request. A checkpoint only if it waits.
+        """The next bytes; first those that came right behind the request. A checkpoint only if it waits.
 
-        Has no deadline of its own. The client's FIN is a departure, and ends this as every departure does, unless
-        `client_is_done` or `end_switched` came before. Goes on after `end_switched`, for an answer to the last word.
+        Has no deadline of its own. The client's FIN is a departure, and ends this as every departure does; after
+        `client_may_go` it is none, and this returns b"". Goes on after `end_switched`, for an answer to the last word.
 
         Raises:
             ClientGone: the client has left (only where a cancellation cannot reach).
@@ -205,8 +206,12 @@ class Exchange(Protocol):
         """
         ...
 
-    def client_is_done(self) -> None:
-        """The client has said its last word and was heard: its FIN is no departure until `receive_bytes` meets it."""
+    def client_may_go(self) -> None:
+        """All was said: the client's last word was heard, or ours was sent. Its FIN alone is no departure any more."""
+        ...
+
+    def client_left(self) -> None:
+        """The client may go no longer, and has: its FIN, met by `receive_bytes`, is a departure after all."""
         ...
 
     def client_vanished(self) -> None:
@@ -229,8 +234,8 @@ class Exchange(Protocol):
         ...
 
     async def end_switched(self, data: bytes) -> None:
-        """Send the last bytes: with them the exchange is complete, and the connection closes when its handler has
-        ended. If it was cancelled, it may be called again with the same bytes, and sends what is left of them.
+        """Send the last bytes. Once they are out and the handler has ended, the exchange is complete: so call this
+        again, with the same bytes, after `handler_returned`. If it was cancelled, that sends what is left of them too.
 
         Raises:
             ClientGone, trio.BusyResourceError: as for `send_bytes`.

@@ -284,14 +284,14 @@ class Lifecycle:
         return Verdict.DISCARD if handler_may_run_on else Verdict.CANCEL
 
 
-def half_close_after_switching(*, reader_waits: bool, client_is_done: bool) -> HalfClose:
+def half_close_after_switching(*, reader_waits: bool, client_may_go: bool) -> HalfClose:
     """What a FIN means after 101 Switching Protocols, whatever the route says of half-closing.
 
     It is departure: a client that does not send has not said everything, it has broken off (RFC 6455 §7.1.1). But for
     two cases. While the reader waits, the FIN is left to it: it meets it at once and in its place, behind the client's
-    last word (a Close frame) if there is one. And a client whose last word was heard may go.
+    last word (a Close frame) if there is one. And a client may go whose last word was heard, or who was told ours.
     """
-    return HalfClose.FINISH if reader_waits or client_is_done else HalfClose.ABORT
+    return HalfClose.FINISH if reader_waits or client_may_go else HalfClose.ABORT
 
 
 def outcome_of(*, started: bool, returned: bool, exception: BaseException | None) -> Outcome:
