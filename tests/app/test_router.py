@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -20,8 +21,10 @@ from trioserve import (
     Converter,
     Grace,
     HalfClose,
+    Next,
     Phase,
     Request,
+    Response,
     Router,
 )
 from trioserve.core.application import Rules
@@ -186,7 +189,7 @@ def test_a_wrong_policy_is_refused_by_a_router(options):
 
 @pytest.mark.parametrize("made", [App, Router])
 def test_an_unknown_option_is_refused_with_those_that_there_are(made):
-    with pytest.raises(ConfigError, match="no option 'timeout'; there are disconnect, "):
+    with pytest.raises(ConfigError, match=r"no option 'timeout'; there are disconnect, .*, max_body, name"):
         made().get("/", timeout=5)
 
 
@@ -439,3 +442,75 @@ async def test_the_hint_is_not_the_client_s_own_text():
     text = await text_of(app, "/%3Cb%3E")
     assert "%3Cb%3E/" in text
     assert "<b>" not in text
+
+
+def test_a_decorator_without_its_path_says_how_it_is_written():
+    for place in (App(), Router()):
+        for name in ("get", "delete", "websocket"):
+            with pytest.raises(ConfigError, match=rf'the path is <function .*; write .* @app.{name}\("/path"\)'):
+                getattr(place, name)(nothing)
+
+
+@pytest.mark.parametrize(("handler", "why"), [(5, "5, of type int"), (None, "None"), (Response, "a class")], ids=repr)
+def test_what_is_no_function_is_no_handler(handler, why):
+    for place in (App(), Router()):
+        with pytest.raises(ConfigError, match=rf"the handler of '/a' is .*{why}.*; it must be a function"):
+            place.get("/a")(handler)
+
+
+async def takes_nothing() -> None: ...
+async def takes_one(one) -> None: ...
+async def takes_three(one, two, three) -> None: ...
+
+
+@pytest.mark.parametrize("function", [takes_nothing, takes_one, takes_three])
+def test_middleware_and_error_handlers_that_do_not_take_two_are_refused_with_their_place(function):
+    place = rf"{function.__name__} \({__file__}:[0-9]+\) cannot be called so; write "
+    with pytest.raises(ConfigError, match=rf"middleware .*{place}`async def name\(request, call_next\)`"):
+        Router().middleware(function)
+    with pytest.raises(ConfigError, match=rf"error_handler\(404\): .*{place}`async def name\(request, error\)`"):
+        App().error_handler(404)(function)
+
+
+@pytest.mark.parametrize("function", [takes_nothing, takes_three])
+def test_a_hook_that_does_not_take_one_is_refused_with_its_place(function):
+    place = rf"{function.__name__} \({__file__}:[0-9]+\) cannot be called so; write "
+    with pytest.raises(ConfigError, match=rf"the hook .*{place}`async def name\(record\)`"):
+        App().on_abandoned(function)
+
+
+@pytest.mark.parametrize("function", [5, None, "print", Response], ids=repr)
+def test_what_is_no_function_is_no_hook_and_no_error_handler(function):
+    with pytest.raises(ConfigError, match=r"the hook .* is no function; write"):
+        App().on_abandoned(function)
+    with pytest.raises(ConfigError, match=r"error_handler\(404\): .* is no function; write"):
+        App().error_handler(404)(function)
+
+
+def test_functions_of_another_shape_that_can_be_called_so_are_taken():
+    app = App()
+    app.on_abandoned(takes_one)
+    app.on_abandoned([].append)
+    app.on_abandoned(functools.partial(takes_three, 1, 2))
+    app.on_abandoned(lambda *arguments: None)  # noqa: ARG005
+    app.error_handler(404)(lambda request, error, more=1: None)  # noqa: ARG005
+
+
+async def test_decorators_without_arguments_may_have_parentheses():
+    app, log = App(), []
+
+    @app.lifespan()
+    async def opened() -> AsyncIterator[None]:
+        log.append("opened")
+        yield
+
+    @app.middleware()
+    async def around(request: Request, call_next: Next) -> Response:
+        log.append("around")
+        return await call_next(request)
+
+    app.on_abandoned()(takes_one)
+    assert app.hooks == (takes_one,)
+    app.get("/")(nothing)
+    await text_of(app)
+    assert log == ["opened", "around"]

@@ -116,7 +116,7 @@ def check_takes(function: Any, what: str, shape: str, arguments: int) -> None:
     Raises:
         ConfigError: it cannot; the message says that `what` is to be like `shape`.
     """
-    if not callable(function):
+    if not callable(function) or isinstance(function, type):
         raise ConfigError(f"{what} {function!r} is no function; write {shape}")
     try:
         signature = inspect.signature(function)

@@ -18,14 +18,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar, Unpack, overload
 
-from trioserve.app.annotations import place_of
+from trioserve.app.annotations import check_takes, place_of
 from trioserve.app.errors import ErrorHandler, ErrorHandlers
 from trioserve.app.handlers import Dependency, Opener, check_converted, check_defaults, dependency, plan
 from trioserve.app.handshake import check_handshake, is_websocket_upgrade
 from trioserve.app.request import Request, path_of
 from trioserve.app.response import Response
 from trioserve.app.route import Around, Call, Route, Running, WebSocketRoute
-from trioserve.app.router import UPGRADE, Middleware, Next, PolicyOptions, Registration, Router
+from trioserve.app.router import NOT_GIVEN, UPGRADE, Middleware, Next, PolicyOptions, Registration, Router
 from trioserve.app.routing import Converter, NoMatch, RouteTable
 from trioserve.app.websocket import WebSocket
 from trioserve.core.application import Background, Endpoint, Hook
@@ -78,13 +78,23 @@ class App(Router):
 
     # What is registered
 
-    def on_abandoned(self, hook: HookT) -> HookT:
+    @overload
+    def on_abandoned(self, hook: HookT) -> HookT: ...
+    @overload
+    def on_abandoned(self) -> Callable[[HookT], HookT]: ...
+    def on_abandoned(self, hook: Any = NOT_GIVEN) -> Any:
         """Register a hook: told of every `Abandoned`, after the handler has unwound and the connection is closed.
 
         An async hook runs shielded for at most `Deadlines.hook` seconds; a plain one runs in a worker thread. One that
         raises or hangs is logged and disturbs nobody.
+
+        Raises:
+            ConfigError: it is no function, or does not take just the record.
         """
+        if hook is NOT_GIVEN:
+            return self.on_abandoned
         self._check_open()
+        check_takes(hook, "the hook", "`async def name(record)`, or a plain one", 1)
         self._hooks.append(hook)
         return hook
 
@@ -97,7 +107,7 @@ class App(Router):
         expected, which is logged.
 
         Raises:
-            ConfigError: `error` is neither, or has one already.
+            ConfigError: `error` is neither, or has one already; or the function does not take these two.
         """
 
         def register(handler: ErrorHandlerT) -> ErrorHandlerT:
@@ -152,7 +162,11 @@ class App(Router):
         except ConfigError as error:
             raise ConfigError(f"{place_of(function)}: {error}") from None
 
-    def lifespan(self, function: OpenerT) -> OpenerT:
+    @overload
+    def lifespan(self, function: OpenerT) -> OpenerT: ...
+    @overload
+    def lifespan(self) -> Callable[[OpenerT], OpenerT]: ...
+    def lifespan(self, function: Any = NOT_GIVEN) -> Any:
         """Register an async context manager that is open while the app is served.
 
             @app.lifespan
@@ -169,6 +183,8 @@ class App(Router):
         Raises:
             ConfigError: it is none, or says not what it provides, or that is provided already.
         """
+        if function is NOT_GIVEN:
+            return self.lifespan
         lasting = {key: known for key, known in self._dependencies.items() if known.lasts}
         made = self._dependency(function, None, lasting, App, lasts=True)
         if made.provides is not None:

@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from trioserve.app.annotations import check_takes
 from trioserve.app.handlers import Returned, invoking, response_of
 from trioserve.app.request import Request
 from trioserve.app.response import Response
@@ -54,12 +55,14 @@ class ErrorHandlers:
         """Register a handler.
 
         Raises:
-            ConfigError: `key` is neither an exception's class nor an error status code, or has a handler.
+            ConfigError: `key` is neither an exception's class nor an error status code, or has a handler; or `handler`
+                cannot be called with these two.
         """
         by_class = isinstance(key, type) and issubclass(key, Exception)
         by_status = isinstance(key, int) and not isinstance(key, bool) and 400 <= key <= 599
         if not (by_class or by_status):
             raise ConfigError(f"error_handler({key!r}): give a class of exceptions, or a status code from 400 to 599")
+        check_takes(handler, f"error_handler({key!r}):", "`async def name(request, error)`, or a plain one", 2)
         handlers: dict[Any, Answer] = self._by_class if by_class else self._by_status
         if key in handlers:
             raise ConfigError(f"error_handler({key!r}) is registered twice")

@@ -11,9 +11,9 @@ import math
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple, Protocol, TypedDict, TypeVar, Unpack
+from typing import Any, NamedTuple, Protocol, TypedDict, TypeVar, Unpack, overload
 
-from trioserve.app.annotations import place_of
+from trioserve.app.annotations import check_takes, place_of
 from trioserve.app.handlers import Handler, Returned
 from trioserve.app.request import Request
 from trioserve.app.response import Response
@@ -46,6 +46,9 @@ H = TypeVar("H", bound=Callable[..., Returned | Awaitable[Returned]])
 W = TypeVar("W", bound=Callable[..., Awaitable[object]])
 F = TypeVar("F", bound=Handler)
 M = TypeVar("M", bound=Middleware)
+
+NOT_GIVEN: Any = object()
+"""Stands for the function where a decorator without arguments is written with parentheses."""
 
 UPGRADE = "Upgrade: websocket"
 """Stands for a method in the table of routes, where a WebSocket is served. No client can send it as one."""
@@ -220,12 +223,21 @@ class Router:
         options: Mapping[str, Any],
         websocket: WebSocketOptions | None = None,
     ) -> Callable[[F], F]:
+        if not isinstance(path, str):
+            kind = methods[0].lower() if websocket is None else "websocket"
+            raise ConfigError(f'the path is {path!r}; write it in parentheses, such as @app.{kind}("/path")')
         Pattern(path or "/", {**CONVERTERS, **self._converters})  # what is no path is refused where it is written
         options = dict(options)
         name = options.pop("name", None)
+        for option in options:
+            if option not in RouteOptions.__optional_keys__:
+                raise ConfigError(f"there is no option {option!r}; there are {', '.join(RouteOptions.__annotations__)}")
         policies = Policies.of(options)
 
         def register(handler: F) -> F:
+            if not callable(handler) or isinstance(handler, type):
+                what = "a class" if isinstance(handler, type) else f"of type {type(handler).__name__}"
+                raise ConfigError(f"the handler of {path!r} is {handler!r}, {what}; it must be a function or a method")
             default = getattr(handler, "__name__", type(handler).__name__)
             self._add(Registration(path, methods, handler, name or default, policies, websocket=websocket))
             return handler
@@ -287,7 +299,11 @@ class Router:
 
         return register_async
 
-    def middleware(self, function: M) -> M:
+    @overload
+    def middleware(self, function: M) -> M: ...
+    @overload
+    def middleware(self) -> Callable[[M], M]: ...
+    def middleware(self, function: Any = NOT_GIVEN) -> Any:
         """Register middleware: `async def timing(request, call_next) -> Response`, around every handler of this router.
 
         It goes on with `await call_next(request)`, which gives the response before it is sent, or raises what the
@@ -297,11 +313,14 @@ class Router:
         hides nothing: the scope stays cancelled, and nothing more is sent.
 
         Raises:
-            ConfigError: it is no async function.
+            ConfigError: it is no async function that takes these two.
         """
+        if function is NOT_GIVEN:
+            return self.middleware
         if not (callable(function) and is_async(function)):
             raise ConfigError(f"middleware {place_of(function)} must be async def (request, call_next)")
         self._check_open()
+        check_takes(function, "middleware", "`async def name(request, call_next)`", 2)
         self._middleware.append(function)
         return function
 
