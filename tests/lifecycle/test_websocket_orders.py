@@ -234,6 +234,20 @@ async def test_behind_our_close_a_client_may_go_but_not_work_on_for_nobody_for_e
 
 
 @every_bare_stage
+@pytest.mark.parametrize("answered", [True, False])
+async def test_behind_our_close_a_fin_alone_stops_nobody(stage: Stage, *, answered: bool) -> None:
+    handler = ClosesAndWorksOn(0.05)
+    async with stage.serve(OneWebSocket(handler)) as theatre:
+        client = await Frames.connect(theatre)
+        await client.closed()
+        if answered:
+            await client.close()
+        await client.client.half_close()
+        assert (await theatre.completed()).status == 101
+        assert not handler.visit.cancelled
+
+
+@every_bare_stage
 async def test_behind_our_close_a_reset_is_a_departure(stage: Stage) -> None:
     handler = ClosesAndWorksOn(100)
     async with stage.serve(OneWebSocket(handler)) as theatre:
