@@ -1,4 +1,4 @@
-"""`python -m benchmarks.routing`: CPU time of one lookup in tables of 10 to 10,000 routes."""
+"""`python -m benchmarks.routing`: CPU time of one lookup, by the number of routes and the length of hostile paths."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ from trioserve.app.routing import Match, NoMatch, Pattern, RouteTable
 
 SIZES = (10, 100, 1_000, 10_000)
 LOOKUPS = 20_000
+# Routes at one place, `/{x}.k0`, `/{x}.k1`, ..., which are tried one after another.
+SIBLINGS = (10, 100, 1_000)
+LENGTHS = (100, 1_000, 8_000)
+# A pattern, and what a path repeats that nearly fits it in very many ways.
+HOSTILE = {
+    "/posts/{year}-{month}-{slug}.html": "-",
+    "/posts/{year}-{month:int}-{slug}.html": "1-",
+    "/{a}/{rest:path}/raw": "/-",
+    "/{id:int}": "1/",
+}
 
 
 def routes(size: int) -> RouteTable[int]:
@@ -40,9 +50,23 @@ def workloads(size: int) -> dict[str, list[tuple[str, str]]]:
     }
 
 
-def cost(find: Callable[[str, str], object], requests: list[tuple[str, str]]) -> float:
+def siblings(size: int) -> RouteTable[int]:
+    made: RouteTable[int] = RouteTable()
+    for number in range(size):
+        made.add(["GET"], Pattern(f"/{{x}}.k{number:04}"), number)
+    return made
+
+
+def hostile(pattern: str, repeated: str, length: int) -> tuple[RouteTable[str], str]:
+    """A table of routes for four methods, and a path of about that length that fits none."""
+    made: RouteTable[str] = RouteTable()
+    made.add(["GET", "PUT", "POST", "DELETE"], Pattern(pattern), pattern)
+    return made, pattern[: pattern.index("{")] + repeated * (length // len(repeated))
+
+
+def cost(find: Callable[[str, str], object], requests: list[tuple[str, str]], lookups: int = LOOKUPS) -> float:
     """Microseconds of CPU for one lookup."""
-    turns = LOOKUPS // len(requests)
+    turns = lookups // len(requests)
     begun = time.process_time_ns()
     for _ in range(turns):
         for method, path in requests:
@@ -60,19 +84,44 @@ def main() -> None:
     tables = {size: routes(size) for size in SIZES}
     kinds = list(workloads(SIZES[0]))
     measured: dict[tuple[str, int], list[float]] = {(kind, size): [] for kind in kinds for size in SIZES}
+    beside = {size: siblings(size) for size in SIBLINGS}
+    tried: dict[int, list[float]] = {size: [] for size in SIBLINGS}
+    attacks = {
+        (pattern, length): hostile(pattern, HOSTILE[pattern], length) for pattern in HOSTILE for length in LENGTHS
+    }
+    attacked: dict[tuple[str, int], list[float]] = {attack: [] for attack in attacks}
     for _ in range(arguments.rounds):
         for size, made in tables.items():
             for kind, requests in workloads(size).items():
                 wanted = NoMatch if kind == "unknown path" else Match
                 assert all(isinstance(made.find(*request), wanted) for request in requests), (kind, size)
                 measured[kind, size].append(cost(made.find, requests))
+        for size, made in beside.items():
+            last = ("GET", f"/a.k{size - 1:04}")
+            assert made.find(*last) == Match(size - 1, {"x": "a"})
+            tried[size].append(cost(made.find, [last], 500))
+        for attack, (one, path) in attacks.items():
+            assert isinstance(one.find("GET", path), NoMatch), attack
+            attacked[attack].append(cost(one.find, [("GET", path)], 200))
 
     rows = []
     for kind in kinds:
         medians = [statistics.median(measured[kind, size]) for size in SIZES]
         rows.append([kind, *(f"{median:.2f}" for median in medians), f"{medians[2] / medians[0]:.2f}"])
     columns = ["CPU us a lookup", *(f">{size:,} routes" for size in SIZES), ">1,000 / 10"]
-    publish(f"{measured_where(load)}\n\n{table(columns, rows)}", arguments.markdown)
+    medians = [statistics.median(tried[size]) for size in SIBLINGS]
+    rows.append(
+        ["the last of all at one place", *(f"{median:.2f}" for median in medians), "", f"{medians[2] / medians[0]:.2f}"]
+    )
+    hostile_rows = [
+        [f"`{pattern}`", f"`{HOSTILE[pattern]}`", *(f"{statistics.median(attacked[pattern, n]):.0f}" for n in LENGTHS)]
+        for pattern in HOSTILE
+    ]
+    hostile_columns = ["CPU us for a hostile path", "that repeats", *(f">{length:,} characters" for length in LENGTHS)]
+    publish(
+        f"{measured_where(load)}\n\n{table(columns, rows)}\n\n{table(hostile_columns, hostile_rows)}",
+        arguments.markdown,
+    )
 
 
 if __name__ == "__main__":

@@ -179,7 +179,8 @@ class Router:
 
     Args:
         middleware: async functions around the handlers, outermost first; `@router.middleware` adds more.
-        converters: own converters for path parameters, by name: {"year": Converter("[0-9]{4}", int)}.
+        converters: own converters for path parameters, by name: {"year": Converter("[0-9]{4}", int)}. Where several
+            fit the first prevails.
         policies: see `PolicyOptions`; they hold for all its routes.
 
     Raises:

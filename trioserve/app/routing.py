@@ -4,12 +4,26 @@ A pattern is a path with parameters: `/reports/{year:int}`. A parameter takes a 
 converter `path` it takes the rest of the path, slashes included.
 
 What fits best wins, whatever the order of registration. From the left, segment by segment: a literal segment, then one
-with parameters (the more literal characters the better; `str` comes after all other converters), then a parameter
-that takes the rest. Two patterns that fit the same paths in the same way are refused at registration, so no route can
-stand in the shadow of another. A route that fits but does not serve the method leaves it to the next that fits.
+with parameters, then a parameter that takes the rest. Of two with parameters: the one with more literal characters (a
+UUID's hyphens count as such), then the one whose parameters are narrower, from the left (`uuid`, `int`, `float`, own
+converters in the order in which they were given, `str`), then the one with longer literals, from the left; what is
+alike in all that, such as `{a}-{b}` and `{a}_{b}`, goes by the alphabet. So with the converters that there are no
+segment is in the shadow of another. But the order is that of segments: `/{rest:path}/raw` gets nothing beside
+`/{x}/{rest:path}`; and nothing is known of what an own converter takes. A second route for the same pattern and method
+is refused; the parameters' names make no difference. A route that fits but does not serve the method leaves it to the
+next that fits.
+
+How a segment is divided among its parameters does not depend on what comes later, so nothing is tried twice: a
+parameter before another one takes as much as it can and gives nothing back, but a `str` ends where the literal behind
+it first occurs; the last takes all that is left before the last literal. No `str` is empty. `{a}-{b}.html` finds in
+"1-2-3.html" the texts "1" and "2-3". Two parameters with nothing between them are refused, and so is one behind a
+parameter that takes the rest.
 
 Patterns are kept as a trie of their segments. So a lookup costs what the path's segments cost, and not what the number
-of routes would; going back after a dead end visits each node of the trie once at the most.
+of routes would; going back after a dead end visits each node of the trie once at the most, and a visit costs no more
+than the length of what is left, whatever the path is. An unknown path is looked for twice: once with the other trailing
+slash. Only different segments with parameters at one place of the trie, such as `{x}.json` and `{x}.html`, are tried
+one after another.
 
 Paths are compared in their normal form (RFC 3986 §6.2.2): percent-encodings of characters that need none are decoded,
 all others are upper case; `%2F` stays what it is, so a segment may contain an encoded slash. A trailing slash counts:
@@ -18,9 +32,10 @@ all others are upper case; `%2F` stays what it is, so a segment may contain an e
 
 from __future__ import annotations
 
+import math
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import quote, unquote, unquote_to_bytes
@@ -30,6 +45,14 @@ from trioserve.core.errors import ConfigError
 # What a segment may contain as it is: unreserved, sub-delims, ":" and "@" (RFC 3986 §3.3).
 _SEGMENT_SAFE = "!$&'()*+,;=:@-._~"
 
+# Clients resolve them before they ask (RFC 3986 §5.2.4).
+_DOT_SEGMENTS = frozenset({".", ".."})
+
+_SEGMENT_CHARACTER = "[^/]"
+_ANY = f"{_SEGMENT_CHARACTER}+"
+
+_HEXADECIMAL = frozenset("0123456789ABCDEF")
+
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::([A-Za-z_][A-Za-z0-9_]*))?\}")
 
 
@@ -37,8 +60,13 @@ _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::([A-Za-z_][A-Za-z0-9_]*)
 class Converter:
     """What a path parameter looks like in a path, and what it becomes.
 
+    Of several own converters that fit at one place the one that was given first wins: give narrower ones first.
+
     Args:
-        regex: what the percent-encoded text looks like, such as "[0-9]{4}". It never sees a slash.
+        regex: what the percent-encoded text looks like, such as "[0-9]{4}". It never sees a slash. Every client can
+            make it look at a segment as long as `Limits.target`, in the event loop: nothing repeated may contain or
+            follow what repeats the same characters, such as "(?:a+)+" or "a*[a-z]*". Before another parameter of
+            the same segment it takes as much as it can and gives nothing back to the literal between them.
         convert: from the decoded text to the handler's value; a ValueError means that the path does not fit.
         format: from a value to text, for `App.url_for`.
 
@@ -60,7 +88,7 @@ class Converter:
 
 
 CONVERTERS: Mapping[str, Converter] = {
-    "str": Converter("[^/]+"),
+    "str": Converter(_ANY),
     # int() itself would take "1_0" and Arabic digits; 18 digits fit a signed 64-bit number.
     "int": Converter("-?[0-9]{1,18}", int),
     "float": Converter(r"-?[0-9]{1,18}(?:\.[0-9]{1,18})?", float),
@@ -68,8 +96,11 @@ CONVERTERS: Mapping[str, Converter] = {
     "path": Converter(".+"),
 }
 
-_LAST = {"float": 1, "str": 2}
-"""Converters that take what others would take too; those come first."""
+_RANKS: Mapping[str, float] = {"uuid": -3, "int": -2, "float": -1, "str": math.inf, "path": math.inf}
+"""The narrower comes first; own converters stand between, by their place in the mapping."""
+
+_LITERAL_IN = {"uuid": 4}
+"""Literal characters within a converter: without them `{a}-{b}` would beat any UUID."""
 
 
 class Segment(NamedTuple):
@@ -78,7 +109,13 @@ class Segment(NamedTuple):
     literal: str | None  # in normal form; None if there are parameters
     regex: re.Pattern[str] | None  # a group for each parameter
     takes_rest: bool
-    rank: tuple[int, int]  # the smaller comes first
+    rank: tuple[int, tuple[float, ...], tuple[int, ...]]  # the smaller comes first
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Sorts the segments with parameters at one place; alike only if they are."""
+        assert self.regex is not None, "only segments with parameters need an order"
+        return self.takes_rest, self.rank, self.regex.pattern
 
 
 class _Parameter(NamedTuple):
@@ -91,8 +128,8 @@ class Pattern:
     """A route's path, compiled.
 
     Raises:
-        ConfigError: the path does not begin with "/", has an unknown converter, a parameter twice, a stray brace, or
-            something that no request's path contains.
+        ConfigError: the path does not begin with "/", has an unknown converter, a parameter twice, a stray brace,
+            parameters that cannot be told apart, or something that no request's path contains.
     """
 
     __slots__ = ("_pieces", "parameters", "segments", "text", "types")
@@ -128,25 +165,46 @@ class Pattern:
             yield self._segment(part, converters)
 
     def _segment(self, part: str, converters: Mapping[str, Converter]) -> Segment:
-        regex, literals, position, last, takes_rest = "", "", 0, 0, False
+        literals: list[str] = []
+        parameters: list[_Parameter] = []
+        ranks: list[tuple[float, int]] = []
+        position = 0
         for match in _PARAMETER.finditer(part):
-            literal = self._literal(part[position : match.start()])
+            if parameters and match.start() == position:
+                raise ConfigError(
+                    f"the path {self.text!r} has two parameters with nothing between them, which cannot be told apart"
+                )
+            literals.append(self._literal(part[position : match.start()]))
             name, kind = match[1], match[2] or "str"
             if kind not in converters:
                 raise ConfigError(
                     f"the path {self.text!r} has the unknown converter {kind!r}; there are {', '.join(converters)}"
                 )
-            self._pieces.append(_Parameter(name, converters[kind], kind == "path"))
-            regex += f"{re.escape(literal)}({converters[kind].regex})"
-            literals += literal
-            position, last, takes_rest = match.end(), max(last, _LAST.get(kind, 0)), takes_rest or kind == "path"
-        literal = self._literal(part[position:])
-        if not regex and literal in {".", ".."}:
-            raise ConfigError(f"the path {self.text!r} has the segment {part!r}, which clients take out of a path")
-        if not regex:
-            return Segment(literal, None, takes_rest=False, rank=(0, 0))
-        rank = (-len(literals + literal), last)
-        return Segment(None, re.compile(regex + re.escape(literal)), takes_rest, rank)
+            if parameters and parameters[-1].takes_rest:
+                raise ConfigError(
+                    f"the path {self.text!r} has a parameter behind {parameters[-1].name!r}, which takes the rest; "
+                    "only literal text may follow it"
+                )
+            parameters.append(_Parameter(name, converters[kind], kind == "path"))
+            self._pieces.append(parameters[-1])
+            ranks.append((_RANKS.get(kind, list(converters).index(kind)), _LITERAL_IN.get(kind, 0)))
+            position = match.end()
+        literals.append(self._literal(part[position:]))
+        # Behind a parameter the tail's first piece is only the end of a segment.
+        for segment in _DOT_SEGMENTS.intersection(literals[-1].split("/")[1 if parameters else 0 :]):
+            raise ConfigError(f"the path {self.text!r} has the segment {segment!r}, which clients take out of a path")
+        if not parameters:
+            return Segment(literals[0], None, takes_rest=False, rank=(0, (), ()))
+        return Segment(
+            None,
+            re.compile(_regex([parameter.converter.regex for parameter in parameters], literals)),
+            parameters[-1].takes_rest,
+            rank=(
+                -sum(map(len, literals)) - sum(within for _, within in ranks),
+                tuple(rank for rank, _ in ranks),
+                tuple(-len(literal) for literal in literals),
+            ),
+        )
 
     def _literal(self, text: str) -> str:
         if "{" in text or "}" in text:
@@ -175,15 +233,37 @@ class Pattern:
         """The path with `values` for the parameters, percent-encoded.
 
         Raises:
-            ConfigError: one is missing, unknown, or does not look as the parameter must.
+            ConfigError: one is missing, unknown, or does not look as the parameter must; or the path would be read
+                otherwise, by this pattern or by a client, which takes "." and ".." out of it (RFC 3986 §5.2.4).
         """
         if missing := self.parameters - values.keys():
             raise ConfigError(f"{self.text!r} needs a value for {_names(missing)}")
         if unknown := values.keys() - self.parameters:
             raise ConfigError(f"{self.text!r} has no parameter {_names(unknown)}")
-        return "".join(
+        texts = [
             piece if isinstance(piece, str) else self._formatted(piece, values[piece.name]) for piece in self._pieces
-        )
+        ]
+        path = "".join(texts)
+        if dots := _DOT_SEGMENTS.intersection(path.split("/")):
+            raise ConfigError(
+                f"{path!r} of {self.text!r} has the segment {min(dots)!r}, which clients take out of a path"
+            )
+        given = [text for piece, text in zip(self._pieces, texts, strict=True) if isinstance(piece, _Parameter)]
+        if (read := self._texts(path)) != given:
+            raise ConfigError(f"{path!r} of {self.text!r} would be read otherwise: as {read}, not {given}")
+        return path
+
+    def _texts(self, path: str) -> list[str] | None:
+        """The texts that stand for the parameters in `path`, if it fits."""
+        parts = path[1:].split("/")
+        texts: list[str] = []
+        for position, segment in enumerate(self.segments):
+            if segment.regex is not None:
+                part = "/".join(parts[position:]) if segment.takes_rest else parts[position]
+                if (fit := segment.regex.fullmatch(part)) is None:
+                    return None
+                texts += fit.groups()
+        return texts
 
     def _formatted(self, parameter: _Parameter, value: Any) -> str:
         safe = _SEGMENT_SAFE + "/" if parameter.takes_rest else _SEGMENT_SAFE
@@ -194,6 +274,25 @@ class Pattern:
 
     def __repr__(self) -> str:
         return f"Pattern({self.text!r})"
+
+
+def _regex(regexes: Sequence[str], literals: Sequence[str]) -> str:
+    """A segment's regex, with a group for each parameter: literals and parameters in turn.
+
+    It goes through a text once: nothing but the last parameter ever gives anything back.
+    """
+    whole = re.escape(literals[0])
+    for regex, literal in zip(regexes[:-1], literals[1:-1], strict=True):
+        end = _end(literal)
+        taken = f"{_SEGMENT_CHARACTER}(?:(?!{end}){_SEGMENT_CHARACTER})*+" if regex == _ANY else f"(?>{regex})"
+        whole += f"({taken}){end}"
+    return f"{whole}({regexes[-1]}){_end(literals[-1])}"
+
+
+def _end(literal: str) -> str:
+    """The regex of a literal behind a parameter. It never begins within a percent-encoding, as "2" does in "%2F"."""
+    between_characters = "(?<!%)(?<!%.)" if literal and literal[0] in _HEXADECIMAL else ""
+    return between_characters + re.escape(literal)
 
 
 def _names(names: frozenset[str] | set[str]) -> str:
@@ -244,13 +343,30 @@ class _Node(Generic[R]):
         """The node behind `segment`, made if there is none."""
         if segment.literal is not None:
             return self.literals.setdefault(segment.literal, _Node())
-        for existing, node in self.patterns:
-            if existing.regex == segment.regex and existing.takes_rest == segment.takes_rest:
-                return node
-        node = _Node[R]()
-        self.patterns.append((segment, node))
-        self.patterns.sort(key=lambda entry: (entry[0].takes_rest, entry[0].rank))
+        position = next(
+            (
+                position
+                for position, (existing, _) in enumerate(self.patterns)
+                if existing.regex == segment.regex and existing.takes_rest == segment.takes_rest
+            ),
+            None,
+        )
+        existing, node = (segment, _Node[R]()) if position is None else self.patterns.pop(position)
+        # Two converters may have one regex: the better rank holds for both, whichever came first.
+        self.patterns.append((min(existing, segment, key=lambda one: one.order), node))
+        self.patterns.sort(key=lambda entry: entry[0].order)
         return node
+
+
+class _End(NamedTuple, Generic[R]):
+    """Where a path may end, with the texts for its parameters."""
+
+    node: _Node[R]
+    texts: tuple[str, ...]
+
+
+# What no request's method is.
+_NO_METHOD = ""
 
 
 class RouteTable(Generic[R]):
@@ -291,54 +407,74 @@ class RouteTable(Generic[R]):
             return Match(leaf.route, {})
         if not path.startswith("/"):
             return NoMatch(frozenset())  # the asterisk-form, or an authority: RFC 9112 §3.2
-        match = self._walk(self._root, path[1:].split("/"), 0, (), method)
-        return match if match is not None else self._no_match(path)
+        search: _Search[R] = _Search(path, method)
+        match = search.below(self._root, 0, ())
+        if match is not None:
+            return match
+        if allowed := _allowed(search.ends):
+            return NoMatch(allowed)
+        near = path[:-1] if path.endswith("/") else path + "/"
+        search = _Search(near, _NO_METHOD)
+        search.below(self._root, 0, ())
+        return NoMatch(allowed, near if _allowed(search.ends) else None)
 
-    def _walk(
-        self, node: _Node[R], parts: list[str], position: int, texts: tuple[str, ...], method: str
-    ) -> Match[R] | None:
-        """The best match for `parts` from `position` on, below `node`. `texts` stand for the parameters so far."""
-        if position == len(parts):
-            return self._match(node, texts, method)
-        part = parts[position]
+
+class _Search(Generic[R]):
+    """One walk through the trie, for `method` and `path`."""
+
+    __slots__ = ("_method", "_parts", "ends")
+
+    def __init__(self, path: str, method: str) -> None:
+        self._parts = path[1:].split("/")
+        self._method = method
+        # Where the path may end, but not for this method: all such places, if there is no match.
+        self.ends: list[_End[R]] = []
+
+    def below(self, node: _Node[R], position: int, texts: tuple[str, ...]) -> Match[R] | None:
+        """The best match for the path's segments from `position` on. `texts` stand for the parameters so far."""
+        if position == len(self._parts):
+            return self._at(node, texts)
+        part = self._parts[position]
         child = node.literals.get(part)
         if child is not None:
-            match = self._walk(child, parts, position + 1, texts, method)
+            match = self.below(child, position + 1, texts)
             if match is not None:
                 return match
         for segment, child in node.patterns:
             assert segment.regex is not None, "a segment without a literal has a regex"
             if segment.takes_rest:
-                fit = segment.regex.fullmatch("/".join(parts[position:]))
-                match = self._match(child, texts + fit.groups(), method) if fit else None
+                fit = segment.regex.fullmatch("/".join(self._parts[position:]))
+                match = self._at(child, texts + fit.groups()) if fit else None
             else:
                 fit = segment.regex.fullmatch(part)
-                match = self._walk(child, parts, position + 1, texts + fit.groups(), method) if fit else None
+                match = self.below(child, position + 1, texts + fit.groups()) if fit else None
             if match is not None:
                 return match
         return None
 
-    def _match(self, node: _Node[R], texts: tuple[str, ...], method: str) -> Match[R] | None:
-        leaf = _serving(node.leaves, method)
-        if leaf is None:
-            return None
-        try:
-            return Match(leaf.route, leaf.pattern.values(texts))
-        except ValueError:
-            return None  # no such resource
+    def _at(self, node: _Node[R], texts: tuple[str, ...]) -> Match[R] | None:
+        leaf = _serving(node.leaves, self._method)
+        if leaf is not None:
+            try:
+                return Match(leaf.route, leaf.pattern.values(texts))
+            except ValueError:
+                pass  # no such resource
+        self.ends.append(_End(node, texts))
+        return None
 
-    def _no_match(self, path: str) -> NoMatch:
-        allowed = self._allowed(path)
-        if allowed:
-            return NoMatch(allowed)
-        near = path[:-1] if path.endswith("/") else path + "/"
-        return NoMatch(allowed, near if self._allowed(near) else None)
 
-    def _allowed(self, path: str) -> frozenset[str]:
-        """The methods for which there is a route at `path`."""
-        parts = path[1:].split("/")
-        allowed = {method for method in self.methods if self._walk(self._root, parts, 0, (), method)}
-        return frozenset(allowed | {"HEAD"} if "GET" in allowed else allowed)
+def _fits(leaf: _Leaf[R], texts: tuple[str, ...]) -> bool:
+    try:
+        leaf.pattern.values(texts)
+    except ValueError:
+        return False
+    return True
+
+
+def _allowed(ends: Iterable[_End[R]]) -> frozenset[str]:
+    """The methods for which there is a route at one of `ends`."""
+    allowed = {method for node, texts in ends for method, leaf in node.leaves.items() if _fits(leaf, texts)}
+    return frozenset(allowed | {"HEAD"} if "GET" in allowed else allowed)
 
 
 def _serving(leaves: dict[str, _Leaf[R]], method: str) -> _Leaf[R] | None:
