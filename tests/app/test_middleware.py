@@ -177,6 +177,63 @@ async def test_it_sees_the_response_and_may_change_it():
         assert (await served.get("/x")).get("x-stamp").startswith("404 404")
 
 
+@pytest.mark.parametrize("how", ["handler", "error handler", "middleware"])
+async def test_what_it_sets_for_one_client_is_sent_to_no_other_though_the_response_is_kept(how: str):
+    app, kept, sessions = App(), Response("kept"), iter(["1", "2"])
+
+    @app.middleware
+    async def begin_session(request: Request, call_next: Next) -> Response:
+        response = await call_next(request)
+        response.set_cookie("session", next(sessions))
+        return response
+
+    @app.middleware
+    async def answer_by_itself(request: Request, call_next: Next) -> Response:
+        return kept if how == "middleware" else await call_next(request)
+
+    @app.get("/")
+    async def handler() -> Response:
+        if how == "handler":
+            return kept
+        raise KeyError
+
+    @app.error_handler(KeyError)
+    async def answer(request: Request, error: KeyError) -> Response:
+        return kept
+
+    async with in_memory(app) as served:
+        for session in ("1", "2"):
+            (cookie,) = (await served.get("/")).all("set-cookie")
+            assert cookie.startswith(f"session={session};")
+
+
+@pytest.mark.parametrize("sent", [True, False])
+async def test_a_stream_of_an_inner_one_is_closed_whether_it_is_sent_or_not(log: Log, *, sent: bool):
+    app = App()
+
+    @app.middleware
+    async def outer(request: Request, call_next: Next) -> Response:
+        response = await call_next(request)
+        return response if sent else Response("another")
+
+    @app.middleware
+    async def inner(request: Request, call_next: Next) -> Response:
+        async def numbers() -> AsyncIterator[str]:
+            try:
+                yield "1"
+                yield "2"
+            finally:
+                log.append("closed")
+
+        begun = numbers()
+        await anext(begun)
+        return Response.stream(begun)
+
+    async with in_memory(app) as served:
+        assert (await served.get("/")).body == (b"2" if sent else b"another")
+        assert log == ["closed"]
+
+
 async def test_it_may_change_the_headers_of_a_stream():
     app = App()
 

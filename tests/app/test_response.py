@@ -535,6 +535,69 @@ async def test_what_is_plainly_a_response_is_one(value, status, content_type, bo
     assert (exchange.status, exchange.headers.get("content-type"), exchange.body) == (status, content_type, body)
 
 
+@pytest.mark.parametrize(
+    "response",
+    [Response("x", status=201), Response.stream(write_three), Response.events(write_three), Response.file("x")],
+    ids=["whole", "stream", "events", "file"],
+)
+def test_a_response_that_was_handed_over_shares_no_headers(response):
+    before = list(response.headers)
+    own = response.handed_over()
+    assert (type(own), own.status, own.body) == (type(response), response.status, response.body)
+    assert list(own.headers) == before
+    own.set_cookie("session", "secret")
+    assert list(response.headers) == before
+
+
+def test_a_response_of_a_users_own_class_keeps_what_it_has():
+    class Tagged(Response):
+        def __init__(self, tag: str) -> None:
+            super().__init__(tag)
+            self.tag = tag
+
+    assert Tagged("x").handed_over().tag == "x"
+
+
+@pytest.mark.parametrize("make", [Response.stream, Response.events])
+async def test_a_generator_is_handed_over_or_sent_once_and_a_second_time_is_refused(make):
+    async def texts():
+        yield "x"
+
+    kept = make(texts())
+    own = kept.handed_over()
+    await kept.aclose()  # which holds nothing any more
+    for again in (kept.handed_over, lambda: kept.send_to(FakeExchange())):
+        with pytest.raises(ResponseError, match="this stream was sent before; make a new Response for each request"):
+            await again()
+    assert b"x" in (await sent(own)).body
+    with pytest.raises(ResponseError, match="this stream was sent before"):
+        await sent(own)
+
+
+async def test_a_function_is_called_for_each_exchange():
+    kept = Response.stream(write_three)
+    assert [(await sent(kept.handed_over())).body for _ in "12"] == [(await sent(kept)).body] * 2
+
+
+async def test_a_source_is_closed_once():
+    closed = []
+
+    class Source:
+        def __aiter__(self):
+            return self
+
+        async def __anext__(self):
+            raise StopAsyncIteration
+
+        async def aclose(self) -> None:
+            closed.append(True)
+
+    response = Response.stream(Source())
+    await sent(response)
+    await response.aclose()
+    assert closed == [True]
+
+
 def test_a_response_is_itself():
     response = Response.stream(write_three)
     assert as_response(response) is response

@@ -14,6 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from lifecycle.stage import GET, Stage, every_bare_stage, every_stage, in_memory
 from trioserve import (
     FINISH,
+    Abandoned,
     App,
     Cause,
     ClientGone,
@@ -118,6 +119,33 @@ async def test_a_generator_that_head_asked_for_is_not_begun_and_leaves_nothing(s
         assert isinstance(await theatre.completed(), Completed)
     assert await anext(generators[0], None) is None
     assert source.seen == []
+
+
+@every_stage
+async def test_a_generator_that_is_handed_to_a_second_exchange_is_refused_and_the_first_goes_on(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    app, source = App(), Source()
+    kept = Response.stream(source.one_and_wait())
+
+    @app.get("/")
+    async def stream() -> Response:
+        return kept
+
+    async with stage.serve(app) as theatre:
+        first, second = await theatre.connect(), await theatre.connect()
+        await first.send(GET)
+        await source.waits.wait()
+        await second.send(GET)
+        assert (await second.response())[0] == 500
+        await theatre.records(1)
+        assert source.seen == []
+        first.leave("RESET")
+        record = (await theatre.records(2))[1]
+        assert isinstance(record, Abandoned)
+        assert (record.cause, record.outcome) == (Cause.RESET, Outcome.CANCELLED)
+        assert source.seen == ["cancelled", "finally"]
+    assert "this stream was sent before; make a new Response for each request" in caplog.text
 
 
 # Events: beside the source there is a task that pings

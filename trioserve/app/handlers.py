@@ -329,15 +329,16 @@ def invoking(function: Callable[..., Any]) -> Invoke:
 
 
 def response_of(function: Callable[..., Any], value: Any) -> Response:
-    """What a user's function returned, as a response.
+    """What a user's function returned, as a response; a stream is from now on this exchange's.
 
     Raises:
-        ResponseError: it is none; the message names the function.
+        ResponseError: it is none, or one that cannot be sent again; the message names the function.
     """
     if inspect.iscoroutine(value):
         value.close()
         raise ResponseError(f"handler {name_of(function)} returned a coroutine; await it, in an `async def`")
     try:
-        return as_response(value)
+        response = as_response(value)
+        return response.handed_over() if response.streamed else response
     except (ResponseError, TypeError, ValueError) as error:
         raise ResponseError(f"handler {name_of(function)}: {error}") from None

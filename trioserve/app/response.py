@@ -2,13 +2,18 @@
 
 A response is whole (a body of bytes) or streamed. A stream is pushed and not pulled: `write_body(send)` runs inside
 the exchange's scope, in the same task as the handler, so structured concurrency holds and clean-up is ordinary.
+
+A response may be kept and returned again and again, but what middleware changes in it, a cookie say, must never be seen
+by another client. So what middleware is given is always a copy (`handed_over`). An iterator, which cannot be copied,
+goes with the first exchange and is refused to the second.
 """
 
 from __future__ import annotations
 
+import copy
 import json as _json
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import datetime
 from os import PathLike
 from typing import Any, ClassVar
@@ -143,6 +148,8 @@ class Response:
         A generator may have been begun before, to choose the status by its first part, and may then hold a nursery or a
         cancel scope open at its `yield`. But these are the handler's then: it must not be begun inside a nursery or a
         scope that is left before the response is sent, neither one of the handler's nor one that middleware opens.
+
+        It is for one request, but for that of a function, which is called for each.
 
         Raises:
             ResponseError: `source` is none of these.
@@ -298,12 +305,31 @@ class Response:
             partitioned=partitioned,
         )
 
+    def handed_over(self) -> Response:
+        """The same for one exchange: what is changed in it is seen in no other. For the app layer.
+
+        Raises:
+            ResponseError: it is a stream from an iterator, which was handed over or sent before.
+        """
+        if type(self) is Response:  # nearly always, and `copy.copy` takes ten times as long
+            own = Response.__new__(Response)
+            own.status = self.status
+            own.body = self.body
+        else:
+            own = copy.copy(self)
+        own._fields = self._fields.copy()
+        return own
+
     async def send_to(self, exchange: Exchange) -> None:
         """Send this response. For the app layer."""
         await exchange.respond(self.status, self._fields, _as_bytes(self.body))
 
     async def aclose(self) -> None:
         """Free what a response holds that is never sent, such as a generator. Once sent it holds nothing."""
+
+
+_TAKEN = object()
+"""In the place of a source that can be read once, and is another's now."""
 
 
 class _StreamedResponse(Response):
@@ -317,20 +343,34 @@ class _StreamedResponse(Response):
         super().__init__(status=status, headers=headers, content_type=content_type)
         self._source = source_of(source)
 
+    def handed_over(self) -> Response:
+        own = super().handed_over()
+        self._take_source()  # the copy has it
+        return own
+
     async def send_to(self, exchange: Exchange) -> None:
+        source = self._take_source()
         try:
             await exchange.start_response(self.status, self._fields)
             if exchange.content_allowed(self.status):
-                await self._write_to(exchange)
+                await self._write_to(exchange, source)
             await exchange.end_response()
         finally:
-            await self.aclose()
+            await close_source(source)
 
-    async def _write_to(self, exchange: Exchange) -> None:
+    def _take_source(self) -> Any:
+        source = self._source
+        if source is _TAKEN:
+            raise ResponseError("this stream was sent before; make a new Response for each request")
+        if isinstance(source, AsyncIterator):
+            self._source = _TAKEN
+        return source
+
+    async def _write_to(self, exchange: Exchange, source: Any) -> None:
         async def send(part: Part) -> None:
             await exchange.send_part(_as_bytes(part))
 
-        await pour(self._source, send)
+        await pour(source, send)
 
     async def aclose(self) -> None:
         await close_source(self._source)
@@ -349,11 +389,11 @@ class _EventResponse(_StreamedResponse):
         for name, value in FIELDS.items():
             self.headers.setdefault(name, value)
 
-    async def _write_to(self, exchange: Exchange) -> None:
+    async def _write_to(self, exchange: Exchange, source: Any) -> None:
         stream = EventStream(exchange.send_part, self._ping)
         if self._first is not None:
             await stream.send(self._first)
-        await stream.send_all(self._source)
+        await stream.send_all(source)
 
 
 def as_response(value: Any) -> Response:

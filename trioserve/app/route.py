@@ -105,9 +105,16 @@ def _is_answerable(request: Request, error: BaseException) -> bool:
 
 
 def _followed(function: Middleware, call: Next) -> Next:
+    async def call_next(request: Request) -> Response:
+        # A copy, as what comes from inside may be a constant, and what is changed in it here is for this client alone.
+        response = (await call(request)).handed_over()
+        if response.streamed:
+            request.resources.push_async_callback(response.aclose)
+        return response
+
     async def run(request: Request) -> Response:
         request.exchange.handler_starts()
-        response = await function(request, call)
+        response = await function(request, call_next)
         if not isinstance(response, Response):
             raise ResponseError(
                 f"middleware {name_of(function)} returned {type(response).__name__}, which is no Response; return what "
