@@ -7,11 +7,14 @@ What fits best wins, whatever the order of registration. From the left, segment 
 with parameters, then a parameter that takes the rest. Of two with parameters: the one with more literal characters (a
 UUID's hyphens count as such), then the one whose parameters are narrower, from the left (`uuid`, `int`, `float`, own
 converters in the order in which they were given, `str`), then the one with longer literals, from the left; what is
-alike in all that, such as `{a}-{b}` and `{a}_{b}`, goes by the alphabet. So with the converters that there are no
-segment is in the shadow of another. But the order is that of segments: `/{rest:path}/raw` gets nothing beside
-`/{x}/{rest:path}`; and nothing is known of what an own converter takes. A second route for the same pattern and method
+alike in all that, such as `{a}-{b}` and `{a}_{b}`, goes by the alphabet. A second route for the same pattern and method
 is refused; the parameters' names make no difference. A route that fits but does not serve the method leaves it to the
 next that fits.
+
+So no segment is in the shadow of another at its place, with two exceptions: nothing is known of what an own converter
+takes, and a number takes the digits and the dot that stand behind it (`{a:float}.{b}` needs two dots, as does
+`{a}.{b}.{c}`). And the order is that of segments, not of paths: `/{rest:path}/raw` gets nothing beside
+`/{x}/{rest:path}`.
 
 How a segment is divided among its parameters does not depend on what comes later, so nothing is tried twice: a
 parameter before another one takes as much as it can and gives nothing back, but a `str` ends where the literal behind
