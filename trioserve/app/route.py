@@ -7,8 +7,7 @@ Dependencies are left right behind the handler, before its response is sent: a t
 still a 500, and what the client was told is true. They see what the handler raised, cancellation included. Only for a
 response that is written while it is sent (a stream, events) they stay open until it is written; if it is never sent,
 because middleware has another answer, they and it are closed all the same. A file is opened before they are left, so a
-dependency may hold the directory it is in, and that there is no such file is an expected error. The dependencies of a
-WebSocket are left before our Close frame goes out, unless the handler has sent it.
+dependency may hold the directory it is in, and that there is no such file is an expected error.
 """
 
 from __future__ import annotations
@@ -203,6 +202,7 @@ class WebSocketRoute(Route):
     """A route whose handler serves a WebSocket. Middleware sees the whole session as one call.
 
     It may refuse the handshake by not going on; what comes back is a response that was sent long ago.
+    Dependencies are left before our Close frame goes out, unless the handler has sent it.
     """
 
     async def _handle(self, request: Request) -> Response:
@@ -212,7 +212,7 @@ class WebSocketRoute(Route):
         return await self._session(request, super()._with_dependencies)
 
     async def _session(self, request: Request, inner: Next) -> Response:
-        """Serve the session around the handler and its dependencies: these are left before our Close frame goes out."""
+        """Serve the session, with the handler and its dependencies in it."""
         options = self.registration.websocket
         assert options is not None, "a WebSocket's registration has its options"
 
