@@ -392,6 +392,29 @@ def test_a_port_in_use_is_one_clear_line(shop):
     assert_one_clear_line(ended, f"cannot listen on http://127.0.0.1:{port}", "in use")
 
 
+@pytest.mark.parametrize(
+    "wait", ["raise ConnectionError('no\\ndatabase')", "async with trio.open_nursery() as n: n.start_soon(connect)"]
+)
+def test_a_lifespan_that_fails_at_the_start_is_its_traceback_alone_and_one_line(shop, wait):
+    (shop / "failing.py").write_text(
+        "import trio\nfrom collections.abc import AsyncIterator\nfrom trioserve import App\napp = App()\n"
+        "async def connect():\n    raise ConnectionError('no\\ndatabase')\n"
+        f"@app.lifespan\nasync def database() -> AsyncIterator[None]:\n    {wait}\n    yield\n"
+    )
+    ended = finished("run", "failing:app", "--port", "0", cwd=shop)
+    assert ended.returncode == 1
+    *trace, last = ended.stderr.splitlines()
+    place = shop / "failing.py"
+    assert last == (
+        f"trioserve: the lifespan failing.database ({place}:7) failed at the start: ConnectionError: no database"
+    )
+    assert trace[0] == "Traceback (most recent call last):"
+    assert str(place) in trace[1], "it begins where the user's code does"
+    assert ended.stderr.count("Traceback") == 1
+    assert "Group" not in ended.stderr
+    assert "raise ConnectionError" in ended.stderr
+
+
 def test_a_unix_socket_in_use_is_one_clear_line(shop):
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(shop / "s"))

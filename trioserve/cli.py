@@ -36,6 +36,7 @@ from trioserve.core.errors import ConfigError
 from trioserve.core.lifecycle import CANCEL, HalfClose
 from trioserve.core.limits import Deadlines, Limits
 from trioserve.core.status import StatusChange
+from trioserve.failures import sole
 from trioserve.observe.access_log import ACCESS_LOGGER
 from trioserve.server.config import Address, Config, HangupNews, TcpAddress, UnixAddress, default_hangup_news
 from trioserve.server.server import serve
@@ -414,6 +415,8 @@ def run_server(
 ) -> None:
     """Serve until a signal comes. `greet` is called with the bound addresses.
 
+    If it cannot start, it is said why, and the exit code is 1.
+
     Raises:
         ConfigError: an address cannot be listened on.
     """
@@ -422,10 +425,32 @@ def run_server(
         trio.run(serve_until_signal, application, config, name, greet)
     except BaseExceptionGroup as group:
         # The server runs in a nursery; a port in use comes out of it like this.
+        if isinstance(failed := sole(group), StartError):
+            failed.tell()
+            sys.exit(1)
         mistakes, others = group.split(ConfigError)
         if mistakes is None or others is not None:
             raise
         raise first_of(mistakes) from None
+
+
+class StartError(Exception):
+    """The application, mostly a lifespan of it, raised an error before anything was served."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = sole(error)
+
+    def tell(self) -> None:
+        """Print the error with its traceback from the user's code on, and in the last line what failed."""
+        trace = self.error.__traceback__
+        while trace is not None and not _is_users(trace.tb_frame.f_code.co_filename):
+            trace = trace.tb_next
+        what = next(iter(getattr(self.error, "__notes__", ())), "the application failed at the start")
+        self.error.__notes__ = []  # it is said below
+        traceback.print_exception(self.error.with_traceback(trace or self.error.__traceback__))
+        text = " ".join(f"{what}: {type(self.error).__name__}: {self.error}".split())
+        click.echo(f"trioserve: {text}", err=True)
 
 
 def first_of(group: BaseExceptionGroup[ConfigError]) -> ConfigError:
@@ -465,9 +490,14 @@ async def serve_until_signal(
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as outer:
             async with trio.open_nursery() as serving:
-                bound = await serving.start(
-                    lambda task_status: serve(application, config, drain=drain, task_status=task_status)
-                )
+                try:
+                    bound = await serving.start(
+                        lambda task_status: serve(application, config, drain=drain, task_status=task_status)
+                    )
+                except Exception as error:
+                    if isinstance(sole(error), ConfigError):
+                        raise
+                    raise StartError(error) from None
                 outer.start_soon(_obey, signals, drain, serving.cancel_scope)
                 click.echo(f"trioserve: serving {name} on {', '.join(map(str, bound))} (Ctrl-C to stop)", err=True)
                 greet(bound)

@@ -28,6 +28,7 @@ from trioserve import (
     Response,
 )
 
+Transaction = NewType("Transaction", str)
 Log = list[Any]
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -305,7 +306,7 @@ def app_with_work(log: Log, **policies: Any) -> App:
 
 
 @pytest.mark.parametrize("target", ["/answers", "/refuses", "/nothing", "/waits"])
-async def test_it_runs_after_whatever_was_answered(autojump_clock, log: Log, target: str):
+async def test_what_middleware_has_registered_runs_after_whatever_was_answered(autojump_clock, log: Log, target: str):
     async with in_memory(app_with_work(log)) as served:
         await served.get(target)
     assert log == [target]
@@ -323,6 +324,57 @@ async def test_it_does_not_run_where_the_handler_failed_whoever_answers_that(
         await client.send(f"GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
         await client.read_to_end()
     assert log == []
+
+
+@pytest.mark.parametrize("error", [HTTPError(409), KeyError("known"), ValueError("unknown")], ids=repr)
+@pytest.mark.parametrize("raises", ["handler", "dependency", "middleware"])
+async def test_what_one_has_registered_that_raised_does_not_run_whoever_answers(log: Log, error, raises, caplog):
+    app = App()
+    app.error_handler(KeyError)(lambda request, error: "known")  # noqa: ARG005
+
+    @app.middleware
+    async def around(request: Request, call_next: Next) -> Response:
+        if raises != "middleware":
+            return await call_next(request)
+        request.after_response(log.append, "middleware")
+        await call_next(request)
+        raise error
+
+    @app.dependency
+    async def transaction(request: Request) -> AsyncIterator[Transaction]:
+        request.after_response(log.append, "dependency")
+        yield Transaction("")
+        if raises == "dependency":
+            raise error
+
+    @app.get("/")
+    async def handler(request: Request, transaction: Transaction) -> str:
+        request.after_response(log.append, "handler")
+        if raises == "handler":
+            raise error
+        return "done"
+
+    async with in_memory(app) as served:
+        await served.get()
+    assert log == []
+
+
+async def test_an_error_handler_may_register_work_itself(log: Log):
+    app = App()
+
+    @app.error_handler(KeyError)
+    async def answer(request: Request, error: KeyError) -> str:
+        request.after_response(log.append, "answered")
+        return "sorry"
+
+    @app.get("/")
+    async def handler(request: Request) -> None:
+        request.after_response(log.append, "handler")
+        raise KeyError
+
+    async with in_memory(app) as served:
+        await served.get()
+    assert log == ["answered"]
 
 
 @pytest.mark.parametrize("policies", [{}, {"disconnect": FINISH}, {"deadline": 0.5}], ids=["cancel", "finish", "late"])

@@ -434,6 +434,8 @@ async def test_one_that_swallows_the_exception_is_a_500_that_names_the_handler(c
     (error,) = tracebacks(caplog)
     assert "swallowed the exception" in str(error)
     assert "silenced" in str(error)
+    assert f"the dependency {__name__}." in str(error)
+    assert f".a ({__file__}:" in str(error)
 
 
 @pytest.mark.parametrize("yields", [0, 2])
@@ -451,6 +453,9 @@ async def test_one_that_yields_not_once_is_a_500(yields: int, caplog):
     assert (await text_of(app)).startswith("500 ")
     (error,) = tracebacks(caplog)
     assert "yield" in str(error) or "stop" in str(error)
+    (note,) = error.__notes__
+    assert note.startswith("raised where the dependency ")
+    assert f".a ({__file__}:" in note
 
 
 async def test_a_nursery_around_the_yield_works(log: Log):

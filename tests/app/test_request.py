@@ -139,6 +139,14 @@ async def test_what_is_no_json_is_a_400(body):
     assert not isinstance(caught.value, RequestError), "HTTP itself was right: the connection may go on"
 
 
+@pytest.mark.parametrize(
+    ("body", "why"), [(b"[" * 100_000, "nested too deeply"), (b"1" * 5000, "a number is too long")]
+)
+async def test_what_the_interpreter_refuses_is_told_in_words_for_a_client(body, why):
+    with pytest.raises(HTTPError, match=f"the request body is not JSON that can be read: .*{why}$"):
+        await request(body).json()
+
+
 async def test_rfc8259_8_1_json_is_utf8_with_or_without_a_byte_order_mark():
     assert await request(b'\xef\xbb\xbf["\xc3\xa9"]').json() == ["é"]
     with pytest.raises(HTTPError, match="not JSON") as caught:

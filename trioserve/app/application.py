@@ -32,6 +32,7 @@ from trioserve.core.application import Background, Endpoint, Hook
 from trioserve.core.callables import name_of
 from trioserve.core.errors import ConfigError, HTTPError, RequestError
 from trioserve.core.messages import RequestHead
+from trioserve.failures import sole
 
 ErrorHandlerT = TypeVar("ErrorHandlerT", bound=ErrorHandler)
 OpenerT = TypeVar("OpenerT", bound=Opener)
@@ -293,7 +294,11 @@ class App(Router):
                     arguments: dict[str, Any] = {name: running.values[need] for name, need in lifespan.plan.provided}
                     if lifespan.plan.subject is not None:
                         arguments[lifespan.plan.subject] = self
-                    running.values[lifespan] = await stack.enter_async_context(lifespan.open(**arguments))
+                    try:
+                        running.values[lifespan] = await stack.enter_async_context(lifespan.open(**arguments))
+                    except Exception as error:
+                        sole(error).add_note(f"the lifespan {lifespan} failed at the start")
+                        raise
                 yield
         finally:
             self._running = None

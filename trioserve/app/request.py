@@ -114,8 +114,10 @@ class Request:
     def after_response(self, function: Callable[..., Any], *args: Any) -> None:
         """Run `function(*args)` as background work once the response has got out whole; see `App.start_soon`.
 
-        If the response does not get out, because the client has left or the handler failed, it is not run. For what
-        must be done in any case there is `App.start_soon`.
+        It is not run if the response does not get out, because the client has left, say; or if the handler raises, or a
+        dependency as it is left, whoever answers that: what they began is not to be finished. Work of middleware that
+        does not raise itself is run then, unless the error is an unexpected one. For what must be done in any case
+        there is `App.start_soon`.
         """
         self.later = (*self.later, (function, args))
 
@@ -177,8 +179,12 @@ class Request:
         body = await self.body()
         try:
             return json.loads(body.decode("utf-8-sig"), parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
+        except (UnicodeDecodeError, json.JSONDecodeError, _NoNumberError) as error:
             raise HTTPError(400, f"the request body is not JSON: {error}") from None
+        except RecursionError:
+            raise HTTPError(400, "the request body is not JSON that can be read: it is nested too deeply") from None
+        except ValueError:  # by the interpreter, which has advice, but not for a client
+            raise HTTPError(400, "the request body is not JSON that can be read: a number is too long") from None
 
     async def form(self) -> Form:
         """The body as a form: urlencoded, or multipart with the extra `forms` (python-multipart). May be called again.
@@ -267,9 +273,13 @@ class _Kept:
         return self._parts.pop()
 
 
+class _NoNumberError(ValueError):
+    """Something stands for a number and is none."""
+
+
 def _no_constant(name: str) -> None:
     """NaN and the infinities, which Python's parser takes, are no JSON (RFC 8259 §6)."""
-    raise ValueError(f"{name} is no number")
+    raise _NoNumberError(f"{name} is no number")
 
 
 def path_of(target: str) -> str:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import TracebackType
 from typing import Any, Protocol
 
 import trio
@@ -70,9 +71,11 @@ class Around:
 
     def _expecting(self, call: Next) -> Next:
         async def run(request: Request) -> Response:
+            before = request.later
             try:
                 return await call(request)
             except BaseException as error:
+                request.later = before  # what raised is not to have its work done, whoever answers
                 answer = self._errors.expected(sole(error)) if _is_answerable(request, error) else None
                 if answer is None:
                     raise
@@ -165,10 +168,11 @@ class Route:
         async with AsyncExitStack() as stack:
             request.exchange.handler_starts()
             values = dict(self._host.current().values)
+            swallowing: list[Dependency] = []
             for need in self._needs:
                 if not need.lasts:
                     manager = need.open(**self._arguments(need.plan, request, values))
-                    values[need] = await stack.enter_async_context(manager)
+                    values[need] = await _entered(need, manager, stack, swallowing)
             response = await self._called(request, self._arguments(self._plan, request, values))
             # A handler may end without having met its cancellation: a thread that does not ask, say. What it did is
             # for nobody all the same, and its dependencies are to know.
@@ -178,7 +182,7 @@ class Route:
                 request.resources.push_async_callback(response.aclose)
         if response is None:
             await trio.lowlevel.checkpoint_if_cancelled()  # if what was swallowed is a cancellation, it goes on
-            raise ResponseError(f"a dependency of {self} swallowed the exception of its handler; let it pass")
+            raise ResponseError(f"the dependency {swallowing[0]} swallowed the exception of {self}; let it pass")
         return response
 
     @staticmethod
@@ -196,6 +200,31 @@ class Route:
             response = await response.opened(request.exchange)
             request.resources.push_async_callback(response.aclose)
         return response
+
+
+async def _entered(
+    need: Dependency, manager: AbstractAsyncContextManager[Any], stack: AsyncExitStack, swallowing: list[Dependency]
+) -> Any:
+    """Enter a dependency on `stack`. What it raises tells where; if it swallows an exception, it joins `swallowing`."""
+
+    async def leave(kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        try:
+            swallowed = bool(await manager.__aexit__(kind, error, trace))
+        except Exception as raised:
+            if raised is not error:
+                raised.add_note(f"raised where the dependency {need} was left")
+            raise
+        if swallowed and error is not None:
+            swallowing.append(need)
+        return swallowed
+
+    try:
+        value = await manager.__aenter__()
+    except Exception as error:
+        error.add_note(f"raised where the dependency {need} was entered")
+        raise
+    stack.push_async_exit(leave)
+    return value
 
 
 class WebSocketRoute(Route):

@@ -27,8 +27,8 @@ class HTTPError(TrioserveError):
     `headers` go with the answer, such as {"retry-after": "120"}.
 
     Raises:
-        ValueError: `status` is not an error status code (400-599), or HTTP cannot carry a header.
-        TypeError: a header is no text.
+        ValueError: `status` is not an error status code (400-599).
+        ResponseError: HTTP cannot carry a header.
     """
 
     def __init__(self, status: int, detail: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
@@ -37,7 +37,10 @@ class HTTPError(TrioserveError):
         self.status = status
         self.headers = dict(headers or {})
         for name, value in self.headers.items():
-            field_of(name, value)
+            try:
+                field_of(name, value)
+            except (TypeError, ValueError) as error:
+                raise ResponseError(str(error)) from None
         self.detail = detail or phrase(status)
         super().__init__(f"{status} {self.detail}".rstrip())
 
