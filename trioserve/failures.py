@@ -23,6 +23,13 @@ def is_failure(error: BaseException) -> bool:
     return not isinstance(error, _NOT_OURS)
 
 
+def consists_of(error: BaseException, *kinds: type[BaseException]) -> bool:
+    """True if `error` is one of these, or a group of nothing else: several tasks may meet the same end."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(consists_of(part, *kinds) for part in error.exceptions)
+    return isinstance(error, kinds)
+
+
 def sole(error: BaseException) -> BaseException:
     """The one exception in a group of one (of one, ...): what a nursery with one failing task raised."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:

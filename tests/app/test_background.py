@@ -19,6 +19,7 @@ from trioserve import (
     FINISH,
     Abandoned,
     App,
+    ClientGone,
     Completed,
     Deadlines,
     DropConnection,
@@ -26,6 +27,7 @@ from trioserve import (
     Next,
     Request,
     Response,
+    WebSocketClosed,
 )
 
 Transaction = NewType("Transaction", str)
@@ -214,6 +216,42 @@ async def test_what_it_raises_is_logged_once_by_name_and_disturbs_nobody(functio
     for message in errors(caplog):
         assert message.startswith("background work test_background.")
         assert said in message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ClientGone("left"),
+        WebSocketClosed(1006, ""),
+        ExceptionGroup("several tasks", [ClientGone("left"), ExceptionGroup("more", [WebSocketClosed(1000, "bye")])]),
+    ],
+    ids=["client", "session", "group"],
+)
+async def test_that_there_is_nobody_any_more_is_no_failure(error: Exception, caplog):
+    app, raised = App(), trio.Event()
+
+    async def push() -> None:
+        raised.set()
+        raise error
+
+    async with in_memory(app):
+        app.start_soon(push)
+        await raised.wait()
+    assert not errors(caplog)
+
+
+async def test_a_failure_beside_a_departure_is_logged(caplog):
+    app = App()
+    group = ExceptionGroup("several tasks", [ClientGone("left"), ValueError("a mistake")])
+
+    async def push() -> None:
+        raise group
+
+    async with in_memory(app):
+        app.start_soon(push)
+    (logged,) = tracebacks(caplog)
+    assert isinstance(logged, ExceptionGroup)
+    assert logged.exceptions == group.exceptions
 
 
 async def test_it_may_start_more(autojump_clock, log: Log):

@@ -290,6 +290,36 @@ async def test_one_that_fails_at_the_start_ends_serve_with_its_error_and_closes_
     assert not addresses
 
 
+async def test_background_work_ends_before_what_it_uses_is_closed_when_a_later_one_fails_at_the_start(log: Log):
+    app, error, working = App(), ConnectionRefusedError("no cache"), trio.Event()
+
+    async def work() -> None:
+        async with noted(log, "work"):
+            working.set()
+            try:
+                await trio.sleep_forever()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.testing.wait_all_tasks_blocked()
+
+    @app.lifespan
+    async def first(app: App) -> AsyncIterator[None]:
+        async with noted(log, "first"):
+            app.start_soon(work)
+            yield
+
+    @app.lifespan
+    async def second() -> AsyncIterator[None]:
+        await working.wait()
+        raise error
+        yield
+
+    with pytest.raises(ConnectionRefusedError) as caught:
+        await serve(app, ANYWHERE)
+    assert caught.value is error
+    assert log == ["+first", "+work", "-work", "-first"]
+
+
 async def test_serve_raises_just_the_error_of_a_lifespan():
     app, error = App(), ConnectionRefusedError("no database")
 

@@ -145,6 +145,26 @@ async def test_a_handler_that_asks_for_silence_is_444_and_says_nothing(nursery, 
     assert not errors(caplog)
 
 
+async def test_tasks_of_one_handler_that_all_ask_for_silence_get_it(nursery, caplog):
+    app = App()
+
+    async def drop() -> None:
+        raise DropConnection
+
+    @app.get("/")
+    async def handler() -> None:
+        async with trio.open_nursery() as tasks:
+            for _ in range(2):
+                tasks.start_soon(drop)
+
+    server = await start(nursery, app)
+    client = await server.ask(GET)
+
+    assert await client.is_closed()
+    assert (await server.records.next(Abandoned)).status == 444
+    assert not errors(caplog)
+
+
 async def test_a_stream_that_asks_for_silence_is_cut(nursery, caplog):
     app = App()
 

@@ -255,8 +255,9 @@ class App(Router):
     def start_soon(self, function: Callable[..., Any], *args: Any) -> None:
         """Run `function(*args)` as background work: an async function as a task, a plain one in a worker thread.
 
-        It outlives the exchange that started it. One that raises is logged and disturbs nobody. When the server stops,
-        background work is waited for until `Deadlines.background` after the last exchange, and then cancelled.
+        It outlives the exchange that started it. One that raises is logged and disturbs nobody; `ClientGone` and
+        `WebSocketClosed` may leave it as a normal end. When the server stops, background work is waited for until
+        `Deadlines.background` after the last exchange, and then cancelled.
 
         May be called from a plain handler too.
 
@@ -290,18 +291,25 @@ class App(Router):
         running = self._running = Running(background)
         try:
             async with AsyncExitStack() as stack:
-                for lifespan in self._lifespans:
-                    arguments: dict[str, Any] = {name: running.values[need] for name, need in lifespan.plan.provided}
-                    if lifespan.plan.subject is not None:
-                        arguments[lifespan.plan.subject] = self
-                    try:
-                        running.values[lifespan] = await stack.enter_async_context(lifespan.open(**arguments))
-                    except Exception as error:
-                        sole(error).add_note(f"the lifespan {lifespan} failed at the start")
-                        raise
+                try:
+                    for lifespan in self._lifespans:
+                        await self._enter(lifespan, stack, running)
+                except BaseException:
+                    await background.stop()  # before what it may use is closed
+                    raise
                 yield
         finally:
             self._running = None
+
+    async def _enter(self, lifespan: Dependency, stack: AsyncExitStack, running: Running) -> None:
+        arguments: dict[str, Any] = {name: running.values[need] for name, need in lifespan.plan.provided}
+        if lifespan.plan.subject is not None:
+            arguments[lifespan.plan.subject] = self
+        try:
+            running.values[lifespan] = await stack.enter_async_context(lifespan.open(**arguments))
+        except Exception as error:
+            sole(error).add_note(f"the lifespan {lifespan} failed at the start")
+            raise
 
     def endpoint(self, head: RequestHead) -> Endpoint:
         """The endpoint for a request: its route, or one that answers for want of one."""

@@ -26,19 +26,12 @@ from trioserve.app.handlers import Returned, invoking, response_of
 from trioserve.app.request import Request
 from trioserve.app.response import Response
 from trioserve.core.errors import ClientGone, ConfigError, DropConnection, HTTPError, RequestError, error_content
+from trioserve.failures import consists_of
 
 ErrorHandler = Callable[[Request, Any], Returned | Awaitable[Returned]]
 """A user's function (request, error) -> whatever a handler may return. Async, or plain in a worker thread."""
 
 _UNANSWERED = (DropConnection, ClientGone)
-
-
-def _is_unanswered(error: BaseException) -> bool:
-    """True for these, and for a group of nothing else: several tasks of a handler may meet the same departure."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(_is_unanswered(part) for part in error.exceptions)
-    return isinstance(error, _UNANSWERED)
-
 
 Answer = Callable[[Request, Any], Awaitable[Response]]
 
@@ -70,7 +63,7 @@ class ErrorHandlers:
 
     def expected(self, error: BaseException) -> Answer | None:
         """Who answers `error` inside the middleware; None if it is unexpected."""
-        if _is_unanswered(error):
+        if consists_of(error, *_UNANSWERED):
             return None
         by_status = self._by_status.get(error.status) if isinstance(error, HTTPError) else None
         for kind in type(error).__mro__:
@@ -82,7 +75,7 @@ class ErrorHandlers:
 
     def unexpected(self, error: BaseException) -> Answer | None:
         """Who answers an error that nobody expected; None if nobody does."""
-        if _is_unanswered(error):
+        if consists_of(error, *_UNANSWERED):
             return None
         if self._debug:
             return debug_answer

@@ -55,7 +55,7 @@ import trio
 from trioserve.app.handshake import accepting_fields, check_handshake, subprotocols
 from trioserve.app.headers import HeaderItems, fields_of
 from trioserve.app.request import Request
-from trioserve.core.errors import ClientGone, ConfigError, ResponseError, TrioserveError
+from trioserve.core.errors import ClientGone, ConfigError, ExchangeOver, ResponseError
 from trioserve.core.lifecycle import Cause
 from trioserve.core.messages import Field
 from trioserve.failures import sole
@@ -79,7 +79,7 @@ _CLOSE_REASON = 123
 Handler = Callable[["WebSocket"], Awaitable[object]]
 
 
-class WebSocketClosed(TrioserveError):
+class WebSocketClosed(ExchangeOver):
     """The session is over: no further message comes, and none can be sent.
 
     It may leave the handler, which is a normal end. `code` and `reason` are those of the Close frame that ended the

@@ -30,7 +30,7 @@ from trioserve.core.errors import DropConnection, HTTPError, RequestError, error
 from trioserve.core.lifecycle import ANSWERABLE, CLIENT_SLOW, Cause, ClientRules, End, Phase
 from trioserve.core.messages import BodyPart, Field, RequestHead
 from trioserve.core.status import DEFAULT
-from trioserve.failures import is_failure, sole, without_cancellations
+from trioserve.failures import consists_of, is_failure, sole, without_cancellations
 
 UNREAD_AFTER = 0.25
 """Seconds for which bytes may lie unread while a handler runs, before they are taken in to let a FIN behind them
@@ -151,7 +151,7 @@ class Connection:
 
     async def _raised(self, exchange: ServedExchange, error: BaseException) -> None:
         match error:
-            case DropConnection():
+            case _ if consists_of(error, DropConnection):
                 exchange.handler_returned()
                 self.departure.give_up(Cause.DROPPED)
             case HTTPError():

@@ -271,14 +271,22 @@ class Background(Protocol):
     def start_soon(self, function: Callable[..., Any], *args: Any) -> None:
         """Run `function(*args)` beside all exchanges: an async one as a task, a plain one in a worker thread.
 
-        One that raises is logged and disturbs nobody. When the server stops, it is waited for until
-        `Deadlines.background`, and then cancelled.
+        One that raises is logged and disturbs nobody; `ExchangeOver` is no failure. When the server stops, it is waited
+        for until `Deadlines.background`, and then cancelled.
 
         May be called from a handler's worker thread too.
 
         Raises:
             TypeError: `function` is none.
             RuntimeError: the server has stopped.
+        """
+        ...
+
+    async def stop(self) -> None:
+        """Cancel all of it and wait for its end. For an application that fails to start, before it closes what that
+        work may use; in every other case the server does it.
+
+        Cancellation: waited out, since an unwind is not cut.
         """
         ...
 
@@ -290,7 +298,8 @@ class Application(Protocol):
         """Entered before the first connection is accepted, left when the last has ended and no background work runs.
 
         Cancellation: while it is entered and while it is left, as usual; in between it is shielded, so that what it
-        holds is there as long as a handler may use it.
+        holds is there as long as a handler may use it. If it cancels its block itself, because what it holds has
+        failed, the server stops as if it had been cancelled, and the block ends when all that runs has.
         """
         ...
 

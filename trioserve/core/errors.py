@@ -2,7 +2,8 @@
 
 * `HTTPError`: the exchange can be answered with a status code. `RequestError` is the one that the client caused.
 * `ResponseError`: the handler's doing; the client gets 500 or sees the response cut.
-* `ClientGone`: the client has left; nothing can be said to it. A handler sees it only where a cancellation cannot
+* `ExchangeOver`: nothing comes or can be sent any more; for a WebSocket, `WebSocketClosed` says how it ended.
+  `ClientGone`: the client has left; nothing can be said to it. A handler sees it only where a cancellation cannot
   reach (inside a shield, or under the policy FINISH).
 * `DropConnection`: the handler asks for silence.
 * `ConfigError`: the user's setting is wrong; said at start-up.
@@ -53,7 +54,11 @@ class ResponseError(TrioserveError):
     """The handler's response is none, or breaks HTTP framing (a body longer than its Content-Length, say)."""
 
 
-class ClientGone(TrioserveError):
+class ExchangeOver(TrioserveError):
+    """There is nobody to receive from or send to any more. It may leave background work, as a normal end."""
+
+
+class ClientGone(ExchangeOver):
     """The client has left: the rest of the request will not come, and nothing more can be sent."""
 
 

@@ -1,8 +1,9 @@
 """Background work: tasks that outlive the exchange which started them, and the application's own.
 
 They run beside the connections, inside what `Application.running` holds, so a pool that is opened there can be used to
-the end. One that raises is logged, and nobody else notices. When the server stops, background work is drained: waited
-for until `Deadlines.background`, then cancelled; the unwinding is not cut.
+the end. One that raises is logged, and nobody else notices. One that ends with the news that its client is gone has not
+failed, and is not logged. When the server stops, background work is drained: waited for until `Deadlines.background`,
+then cancelled; the unwinding is not cut.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 import trio
 
 from trioserve.core.callables import is_async, name_of
-from trioserve.failures import is_failure, sole
+from trioserve.core.errors import ExchangeOver
+from trioserve.failures import consists_of, is_failure, sole
 
 Failed = Callable[[str, BaseException], None]
 """Told the name of the function that raised, and what it raised."""
@@ -56,7 +58,8 @@ class BackgroundWork:
         except BaseException as error:
             if not is_failure(error):
                 raise
-            self._failed(name_of(function), sole(error))
+            if not consists_of(error, ExchangeOver):
+                self._failed(name_of(function), sole(error))
         finally:
             self._scopes.discard(scope)
             self._ended.unpark_all()
@@ -75,11 +78,15 @@ class BackgroundWork:
             with trio.move_on_after(deadline):
                 await self._all_ended()
         finally:  # also if we are cancelled ourselves: nobody runs on with what the application holds no more
-            self._open = False  # before what unwinds can start more, which nobody would end
-            for scope in self._scopes:
-                scope.cancel(reason="the server has stopped")
-            with trio.CancelScope(shield=True):  # an unwind is not cut
-                await self._all_ended()
+            await self.stop()
+
+    async def stop(self) -> None:
+        """Cancel what runs, start nothing more, and return when all has ended; that is not cut."""
+        self._open = False  # before what unwinds can start more, which nobody would end
+        for scope in self._scopes:
+            scope.cancel(reason="the server has stopped")
+        with trio.CancelScope(shield=True):
+            await self._all_ended()
 
     async def _all_ended(self) -> None:
         while self._scopes:

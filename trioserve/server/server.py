@@ -4,9 +4,11 @@ How it stops, in this order (the drain): no more connections are accepted; idle 
 go on, and their responses say `Connection: close`; at `Deadlines.drain` those that still run are cancelled with cause
 DRAIN, and where nothing was sent they are answered 503; then everything unwinds, which is not cut.
 
-Cancelling `serve` skips the waiting: everything is cancelled as DRAIN at once. The cancellation does not reach the
-connections by itself: they run in a nursery that is shielded from it, and each is told by `stop`, so that its exchange
-ends like every other, through `Departure`, with the right cause at the right moment, and with its transport alive.
+Cancelling `serve` skips the waiting: everything is cancelled as DRAIN at once. So does a lifespan that fails while
+connections live, since it cancels all that runs inside it. Neither cancellation reaches the connections by itself: they
+run in a nursery that is shielded from both, and each is told by `stop`, so that its exchange ends like every other,
+through `Departure`, with the right cause at the right moment, and with its transport alive. Before any of them is told,
+nothing is accepted any more, so nobody is missed.
 """
 
 from __future__ import annotations
@@ -68,7 +70,8 @@ async def serve(
     Raises:
         ConfigError: an address cannot be listened on, or the app is being served already.
         Exception: whatever a lifespan raises: at its start, and then no connection was accepted; at its end; or in
-            between, and then the server has stopped as if it had been cancelled.
+            between, and then the server has stopped as if it had been cancelled. One that fails in between and keeps
+            its error to itself stops the server too, and `serve` returns.
 
     Cancellation: every exchange under way is cancelled with cause DRAIN and answered 503 where nothing was sent; its
     record is made and its hooks are told, each within `Deadlines.hook`.
@@ -116,38 +119,62 @@ class Server:
         self._watch = current_hangup_watch() if config.hangup_news is HangupNews.KERNEL else None
         self._living: set[Connection] = set()
         self._gone = trio.lowlevel.ParkingLot()
-        # Where connections run, while `running`; and what ends that.
+        # Where connections run, while `running`; what is around the block that starts them; and set when it was left.
         self._connections: trio.Nursery | None = None
+        self._starting = trio.CancelScope()
         self._over = trio.Event()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Connections can be started in the block. However it is left, they have all ended then."""
+        """Connections can be started in the block. However it is left, they have all ended then.
+
+        The block is cancelled if what the application holds fails.
+        """
         with ungrouped():
             async with trio.open_nursery() as nursery:
-                self._connections = await nursery.start(self._hold_connections)
+                self._connections = await nursery.start(self._hold_application)
                 try:
-                    yield
+                    with self._starting:
+                        yield
                 finally:
                     self._over.set()
                     self.stop()
 
-    async def _hold_connections(self, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    # Two shields, one on each side of what the application holds. Neither has a deadline, since an unwind is never cut;
+    # all else that a connection awaits has one.
+
+    async def _hold_application(self, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
         """Hold what the application holds, in it background work, and in that the connections."""
-        # The shield has no deadline, since an unwind is never cut; all else that a connection awaits has one. It is up
-        # while connections live, so that what the application holds is there for handlers that clean up.
+        # The shield against whoever cancels `serve`. It is up while connections live, so that what the application
+        # holds is there for handlers that clean up.
         with trio.CancelScope() as held:
             async with trio.open_nursery() as nursery:
                 background = BackgroundWork(nursery, self._reporter.background_failed, self._context.threads)
                 async with self._context.application.running(background):
                     try:
                         held.shield = True
-                        async with trio.open_nursery() as connections:
-                            task_status.started(connections)
-                            await self._over.wait()
+                        await self._hold_connections(task_status)
                     finally:  # also if something that the application holds has failed, and cancels all within
                         held.shield = False
                         await background.drain(self._config.deadlines.background)
+
+    async def _hold_connections(self, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+        """Hold the connections until the block of `running` was left and they have ended."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._block_was_left)  # outside the shield below, to hear what it holds off
+            # The shield against what the application holds.
+            with trio.CancelScope(shield=True):
+                async with trio.open_nursery() as connections:
+                    task_status.started(connections)
+                    await self._block_was_left()
+
+    async def _block_was_left(self) -> None:
+        """Wait until it was. Cancelled, see to it that it is left, and with that the connections are told to end."""
+        try:
+            await self._over.wait()
+        except trio.Cancelled:
+            self._starting.cancel(reason="what the application holds has failed")
+            raise
 
     async def accept(self, listener: socket.socket) -> None:
         """Accept connections and start them, until cancelled."""
@@ -193,9 +220,12 @@ class Server:
         return Spool(self._config.limits.spool, self._spools, allowance)
 
     def start(self, transport: Transport) -> None:
-        """Serve a transport as a connection. Only while `running`."""
+        """Serve a transport as a connection. Only while `running`; one that comes when that is ending is closed."""
         connections = self._connections
         assert connections is not None, "connections run only while the server does"
+        if self._over.is_set() or self._starting.cancel_called:
+            transport.close()  # the others may have been told to end already, and nobody would tell this one
+            return
         if self._config.hangup_news is HangupNews.READ_AHEAD:
             transport = ReadAhead(transport, self._spool(allowance=READ_AHEAD))
             connections.start_soon(self._contained, transport.pump)
