@@ -39,11 +39,14 @@ def sole(error: BaseException) -> BaseException:
 
 @contextlib.contextmanager
 def ungrouped() -> Iterator[None]:
-    """Let a group of one come out of the block as the one exception in it: our nurseries are nobody else's business."""
+    """Let a group of one come out of the block as the one exception in it: our nurseries are nobody else's business.
+
+    Cancellations beside it do not count: an error takes their place, as it does in a task.
+    """
     try:
         yield
     except BaseExceptionGroup as group:
-        error = sole(group)
+        error = sole(without_cancellations(group) or group)
         if error is group:
             raise
         context = error.__context__

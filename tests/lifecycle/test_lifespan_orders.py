@@ -339,6 +339,42 @@ async def cancel_at(event: trio.Event, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
+@on_bare_sockets
+@pytest.mark.parametrize("order", ["cancelled first", "broken first"])
+async def test_beside_a_cancellation_of_serve_its_error_is_still_all_that_comes_out(stage: Stage, order: str) -> None:
+    app, visit, unwinds, raised = Breaking(), Visit(), trio.Event(), []
+
+    @app.get("/")
+    async def handler() -> None:
+        try:
+            await visit.until_cancelled()
+        finally:
+            with trio.CancelScope(shield=True):
+                await unwinds.wait()
+
+    async def run(scope: trio.CancelScope, *, task_status: trio.TaskStatus[Any]) -> None:
+        with scope:
+            try:
+                await serve(app, config_of(stage), task_status=task_status)
+            except Exception as error:
+                raised.append(error)
+
+    async with trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+        (address,) = await nursery.start(run, scope)
+        client = connecting(address.port)
+        client.send(GET)
+        await visit.started.wait()
+        endings = [scope.cancel, app.breaks.set]
+        for end in endings if order == "cancelled first" else reversed(endings):
+            end()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        unwinds.set()
+    with client:
+        assert client.recv(100).startswith(STOPPED)
+    assert raised == [app.error]
+
+
 # New connections
 
 
@@ -397,12 +433,10 @@ async def test_nobody_is_accepted_while_it_unwinds(stage: Stage, unwinds: str) -
 @on_bare_sockets
 async def test_whoever_comes_in_that_moment_is_not_lost(stage: Stage) -> None:
     app = Breaking()
-    news = HangupNews.READ_AHEAD if stage.reads_ahead else HangupNews.KERNEL
-    config = Config(listen=(TcpAddress("127.0.0.1", 0),), access_log=False, hangup_news=news)
 
     async def run(*, task_status: trio.TaskStatus[Any]) -> None:
         with pytest.raises(OSError, match="the pool broke"):
-            await serve(app, config, task_status=task_status)
+            await serve(app, config_of(stage), task_status=task_status)
 
     async with trio.open_nursery() as nursery:
         (address,) = await nursery.start(run)
@@ -412,6 +446,12 @@ async def test_whoever_comes_in_that_moment_is_not_lost(stage: Stage) -> None:
     for client in clients:
         with client, contextlib.suppress(ConnectionError):
             assert client.recv(1) == b""
+
+
+def config_of(stage: Stage) -> Config:
+    """For a play that serves by itself."""
+    news = HangupNews.READ_AHEAD if stage.reads_ahead else HangupNews.KERNEL
+    return Config(listen=(TcpAddress("127.0.0.1", 0),), access_log=False, hangup_news=news)
 
 
 def connecting(port: int) -> socket.socket:
