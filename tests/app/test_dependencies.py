@@ -344,7 +344,7 @@ async def test_one_that_cannot_be_committed_may_say_what_is_answered():
     assert await text_of(app) == "409 409 Conflict\nsomebody was faster\n"
 
 
-async def test_one_that_fails_behind_a_stream_that_was_written_is_logged_and_the_client_has_its_answer(caplog):
+async def test_one_that_fails_behind_a_stream_that_was_written_is_logged_and_the_stream_is_cut(caplog):
     app, error = App(), RuntimeError("too late")
 
     @app.dependency
@@ -357,9 +357,11 @@ async def test_one_that_fails_behind_a_stream_that_was_written_is_logged_and_the
         yield "written"
 
     async with in_memory(app) as served:
-        answer = await served.get()
-        assert (answer.status, answer.body) == (200, b"written")
-        assert (await served.records.next(Completed)).status == 200
+        client = served.connect()
+        await client.send(b"GET / HTTP/1.1\r\nHost: example\r\n\r\n")
+        record = await served.records.next(Abandoned)
+        assert (record.cause, record.sent_status, record.response_body_bytes) == (Cause.HANDLER_FAILED, 200, 7)
+        assert (await client.receive()).endswith(b"written\r\n"), "there is no last chunk"
     assert tracebacks(caplog) == [error]
     assert not served.records.unread
 

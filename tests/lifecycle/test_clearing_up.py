@@ -30,9 +30,15 @@ from trioserve import (
     Response,
     Send,
 )
+from trioserve.app.response import Release, nothing_to_release
+from trioserve.core.application import Exchange
 
 WAYS = pytest.mark.parametrize("how", ["FIN", "RESET"])
 POLICIES = pytest.mark.parametrize("policy", [CANCEL, FINISH, Grace(1)], ids=["CANCEL", "FINISH", "Grace"])
+
+
+class Ends(list[str]):
+    """How a transaction ended."""
 
 
 @dataclass
@@ -64,7 +70,7 @@ class Transaction:
         self.told_later.set()
 
     def streamed(self) -> None:
-        """Give the app a handler that answers with a short stream."""
+        """Give the app a handler that answers with a short stream, and commits before the stream's end."""
 
         @self.app.get("/")
         async def handler(transaction: Transaction, request: Request) -> Response:
@@ -73,6 +79,25 @@ class Transaction:
 
             request.after_response(transaction.tell_later)
             return Response.stream(write_body)
+
+    def behind(self) -> None:
+        """Give the app a handler that commits behind its response, as an endpoint may that is no trioserve handler."""
+
+        @self.app.get("/")
+        async def handler(request: Request) -> Response:
+            request.after_response(self.tell_later)
+            return CommitsBehind(self)
+
+
+class CommitsBehind(Response):
+    def __init__(self, transaction: Transaction) -> None:
+        super().__init__(b"done")
+        self.transaction = transaction
+
+    async def send_to(self, exchange: Exchange, release: Release = nothing_to_release) -> None:
+        await super().send_to(exchange, release)
+        async with contextlib.asynccontextmanager(self.transaction._transaction)():
+            pass
 
 
 async def news_is_heard(stage: Stage) -> None:
@@ -89,7 +114,7 @@ async def news_is_heard(stage: Stage) -> None:
 async def test_a_client_that_goes_with_its_whole_answer_stops_no_commit(stage: Stage, how: str, policy: object) -> None:
     app = App(disconnect=policy)
     transaction = Transaction(app)
-    transaction.streamed()
+    transaction.behind()
     async with stage.serve(app) as theatre:
         client = await theatre.connect()
         await client.send(GET)
@@ -106,7 +131,7 @@ async def test_a_client_that_goes_with_its_whole_answer_stops_no_commit(stage: S
 async def test_a_client_that_goes_during_the_commit_gets_no_second_request_begun(stage: Stage) -> None:
     app, begun = App(), []
     transaction = Transaction(app)
-    transaction.streamed()
+    transaction.behind()
 
     @app.get("/second")
     async def second() -> None:
@@ -128,7 +153,7 @@ async def test_a_client_that_goes_during_the_commit_gets_no_second_request_begun
 async def test_a_drain_waits_for_a_commit_and_then_closes(stage: Stage) -> None:
     app = App()
     transaction = Transaction(app)
-    transaction.streamed()
+    transaction.behind()
     async with stage.serve(app) as theatre:
         client = await theatre.connect()
         await client.send(GET)
@@ -147,7 +172,7 @@ async def test_a_drain_waits_for_a_commit_and_then_closes(stage: Stage) -> None:
 async def test_a_drains_deadline_ends_a_commit_that_hangs(stage: Stage) -> None:
     app = App()
     transaction = Transaction(app)
-    transaction.streamed()
+    transaction.behind()
     async with stage.serve(app, Config(deadlines=Deadlines(drain=0.05))) as theatre:
         client = await theatre.connect()
         await client.send(GET)
@@ -159,7 +184,82 @@ async def test_a_drains_deadline_ends_a_commit_that_hangs(stage: Stage) -> None:
     assert transaction.ends == ["rolled back"]
 
 
-# Before it, and in the middle
+# Before its last byte
+
+
+@every_stage
+@WAYS
+@POLICIES
+async def test_a_client_that_leaves_during_a_commit_before_a_streams_end_has_it_its_policys_way(
+    stage: Stage, how: str, policy: object
+) -> None:
+    app = App(disconnect=policy)
+    transaction = Transaction(app)
+    transaction.streamed()
+    async with stage.serve(app) as theatre:
+        client = await theatre.connect()
+        await client.send(GET)
+        await transaction.commits.wait()
+        received = b""
+        while not received.endswith(b"done\r\n"):  # who leaves with bytes unread leaves by a RST
+            received += await client.receive()
+        client.leave(how)
+        await news_is_heard(stage)
+        transaction.may_commit.set()
+        record = await theatre.abandoned()
+        outcome, end = (Outcome.CANCELLED, "rolled back") if policy is CANCEL else (Outcome.FINISHED, "committed")
+        assert (record.status, record.phase, record.cause) == (499, Phase.RESPONSE_BODY, Cause(how))
+        assert (record.outcome, transaction.ends) == (outcome, [end])
+    assert not transaction.told_later.is_set()
+
+
+@every_stage
+async def test_a_drain_waits_for_a_commit_before_a_streams_end(stage: Stage) -> None:
+    app = App()
+    transaction = Transaction(app)
+    transaction.streamed()
+    async with stage.serve(app) as theatre:
+        client = await theatre.connect()
+        await client.send(GET)
+        await transaction.commits.wait()
+        theatre.nursery.start_soon(theatre.drain)
+        await news_is_heard(stage)
+        assert transaction.ends == []
+        transaction.may_commit.set()
+        assert await client.response() == (200, b"done")
+        await theatre.completed()
+        await transaction.told_later.wait()
+    assert transaction.ends == ["committed"]
+
+
+@every_stage
+async def test_a_commit_before_a_streams_end_that_fails_cuts_the_stream(stage: Stage, caplog) -> None:
+    app = App()
+
+    @app.dependency
+    async def transaction() -> AsyncIterator[Ends]:
+        yield Ends()
+        raise ValueError("the commit failed")
+
+    @app.get("/")
+    async def handler(transaction: Ends) -> AsyncIterator[bytes]:
+        yield b"done"
+
+    async with stage.serve(app) as theatre:
+        client = await theatre.connect()
+        await client.send(GET)
+        received = await client.receive_to_end()
+        record = await theatre.abandoned()
+    assert received.endswith(b"done\r\n"), "there is no last chunk"
+    assert (record.cause, record.phase, record.outcome) == (
+        Cause.HANDLER_FAILED,
+        Phase.RESPONSE_BODY,
+        Outcome.FAILED,
+    )
+    assert "the commit failed" in caplog.text
+
+
+# In the middle
 
 
 @every_stage
@@ -236,10 +336,6 @@ async def test_what_a_plain_handler_needs_is_left_when_its_thread_has_ended(stag
         record = await theatre.abandoned()
         assert (record.cause, record.outcome) == (Cause(how), Outcome.CANCELLED)
         assert transaction.ends == ["thread ended", "rolled back"]
-
-
-class Ends(list[str]):
-    """How a transaction ended."""
 
 
 def commits_at_once(app: App) -> Ends:

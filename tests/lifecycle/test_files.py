@@ -225,7 +225,7 @@ class Pieces(Response):
         super().__init__(**options)
         self.pieces = pieces
 
-    async def send_to(self, exchange: Exchange) -> None:
+    async def send_to(self, exchange: Exchange, _release: object = None) -> None:
         await exchange.start_response(self.status, self.headers.raw)
         for piece in self.pieces:
             await exchange.send_part(piece)
@@ -279,7 +279,7 @@ async def test_framing_is_not_counted_when_a_client_leaves_in_the_middle_of_a_ch
 @every_stage
 async def test_a_file_that_a_handler_cancels_is_completed_by_the_next_part(stage: Stage, path: Path) -> None:
     class Impatient(Pieces):
-        async def send_to(self, exchange: Exchange) -> None:
+        async def send_to(self, exchange: Exchange, _release: object = None) -> None:
             await exchange.start_response(200, [])
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as nursery:
@@ -314,7 +314,7 @@ async def test_a_file_that_a_handler_cancels_is_completed_by_the_next_part(stage
 @every_stage
 async def test_a_broken_file_cannot_be_followed_by_anything(stage: Stage, path: Path) -> None:
     class Stubborn(Pieces):
-        async def send_to(self, exchange: Exchange) -> None:
+        async def send_to(self, exchange: Exchange, _release: object = None) -> None:
             await exchange.start_response(200, [(b"content-length", b"%d" % SIZE)])
             for piece in self.pieces:
                 try:

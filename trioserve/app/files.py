@@ -38,7 +38,7 @@ from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from trioserve.app.headers import HeaderItems, MutableHeaders
-from trioserve.app.response import Response
+from trioserve.app.response import Release, Response, nothing_to_release
 from trioserve.core.application import Exchange
 from trioserve.core.errors import HTTPError, ResponseError
 from trioserve.core.messages import FileSlice, Headers, RequestHead
@@ -216,10 +216,10 @@ class FileResponse(Response):
         if filename is not None:
             self.headers.setdefault("content-disposition", attachment(filename))
 
-    async def send_to(self, exchange: Exchange) -> None:
+    async def send_to(self, exchange: Exchange, release: Release = nothing_to_release) -> None:
         response = await self.opened(exchange)
         try:
-            await response.send_to(exchange)
+            await response.send_to(exchange, release)
         finally:
             await response.aclose()
 
@@ -273,8 +273,9 @@ class _OpenedFile(Response):
         self._file = file
         self._part = FileSlice(file, part.start, len(part))
 
-    async def send_to(self, exchange: Exchange) -> None:
+    async def send_to(self, exchange: Exchange, release: Release = nothing_to_release) -> None:
         try:
+            await release()
             await exchange.respond(self.status, self._fields, self._part)
         finally:
             await self.aclose()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,7 +31,8 @@ class Urls(Protocol):
 class Request:
     """One request. Made by the app for each exchange; not to be used after its handler has ended.
 
-    `path_params` are the values of the path's parameters. `exchange`, `later` and `release` are for the app layer.
+    `path_params` are the values of the path's parameters. `exchange`, `later`, `hold`, `release` and `close` are
+    for the app layer.
 
     Cancellation: when the client leaves, whatever the handler awaits is cancelled, these methods included. Only where
     that cannot reach (inside a shield, or under the policies FINISH and Grace) do they raise `ClientGone` instead.
@@ -46,6 +47,7 @@ class Request:
     _cookies: dict[str, str] | None = None
     _state: SimpleNamespace | None = None
     _resources: AsyncExitStack | None = None
+    _held: AsyncExitStack | None = None
     later: tuple[tuple[Callable[..., Any], tuple[Any, ...]], ...] = ()
     websocket: WebSocket | None = None  # for the app layer: the session for which this request asked
 
@@ -123,18 +125,36 @@ class Request:
 
     @property
     def resources(self) -> AsyncExitStack:
-        """What is to be closed when the exchange ends, however it ends: after the response is written, if it is."""
+        """What is to be closed when the exchange ends, however it ends.
+
+        If all goes well: once the response is made, before its last byte is sent; a stream is written by then.
+        """
         if self._resources is None:
             self._resources = AsyncExitStack()
         return self._resources
 
-    async def release(self, error: BaseException | None) -> None:
-        """Close `resources`, if there are any. For the app layer, when the exchange has ended, with `error` perhaps."""
-        if self._resources is None:
-            return
+    # For the app layer
+
+    def hold(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Call `close` when the exchange has ended: what a response holds that is perhaps never sent."""
+        if self._held is None:
+            self._held = AsyncExitStack()
+        self._held.push_async_callback(close)
+
+    async def release(self) -> None:
+        """Close `resources`: the response is made, and its last byte is about to be sent."""
+        resources, self._resources = self._resources, None
+        if resources is not None:
+            await resources.aclose()
+
+    async def close(self, error: BaseException | None) -> None:
+        """The exchange has ended, with `error` perhaps: close whatever is open still, responses before resources."""
+        if self._held is not None:
+            self.resources.push_async_exit(self._held)
+            self._held = None
         if error is None:
-            await self._resources.aclose()
-        else:
+            await self.release()
+        elif self._resources is not None:
             await self._resources.__aexit__(type(error), error, error.__traceback__)
 
     @property

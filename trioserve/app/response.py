@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import json as _json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from os import PathLike
 from typing import Any, ClassVar
@@ -28,6 +28,13 @@ from trioserve.core.errors import ResponseError
 from trioserve.core.messages import Field
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+Release = Callable[[], Awaitable[None]]
+
+
+async def nothing_to_release() -> None:
+    """For a response that was made of nothing but itself."""
 
 
 class Response:
@@ -320,8 +327,13 @@ class Response:
         own._fields = self._fields.copy()
         return own
 
-    async def send_to(self, exchange: Exchange) -> None:
-        """Send this response. For the app layer."""
+    async def send_to(self, exchange: Exchange, release: Release = nothing_to_release) -> None:
+        """Send this response. For the app layer.
+
+        `release` is called once nothing more is needed to make it, and before its last byte is sent: so what fails
+        there can still be seen by the client, and no user's code runs behind a complete response.
+        """
+        await release()
         await exchange.respond(self.status, self._fields, _as_bytes(self.body))
 
     async def aclose(self) -> None:
@@ -348,15 +360,16 @@ class _StreamedResponse(Response):
         self._take_source()  # the copy has it
         return own
 
-    async def send_to(self, exchange: Exchange) -> None:
+    async def send_to(self, exchange: Exchange, release: Release = nothing_to_release) -> None:
         source = self._take_source()
         try:
             await exchange.start_response(self.status, self._fields)
             if exchange.content_allowed(self.status):
                 await self._write_to(exchange, source)
-            await exchange.end_response()
         finally:
             await close_source(source)
+        await release()
+        await exchange.end_response()
 
     def _take_source(self) -> Any:
         source = self._source

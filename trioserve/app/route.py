@@ -5,9 +5,11 @@ handler. Then the response is sent, outside of the middleware, which has seen it
 
 Dependencies are left right behind the handler, before its response is sent: a transaction that cannot be committed is
 still a 500, and what the client was told is true. They see what the handler raised, cancellation included. Only for a
-response that is written while it is sent (a stream, events) they stay open until it is written; if it is never sent,
-because middleware has another answer, they and it are closed all the same. A file is opened before they are left, so a
-dependency may hold the directory it is in, and that there is no such file is an expected error.
+response that is written while it is sent (a stream, events) they stay open until it is written, and are left before its
+last byte is sent. If it is never sent, because middleware has another answer, they and it are closed all the same. A
+file is opened before they are left, so a dependency may hold the directory it is in, and that there is no such file is
+an expected error. The dependencies of a WebSocket are left before our Close frame goes out, unless its handler has
+sent it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from trioserve.app.errors import ErrorHandlers
 from trioserve.app.files import FileResponse
 from trioserve.app.handlers import Dependency, Plan, invoking, response_of
 from trioserve.app.request import Request, Urls
-from trioserve.app.response import Response
+from trioserve.app.response import Release, Response, nothing_to_release
 from trioserve.app.router import Middleware, Next, Registration
 from trioserve.app.routing import Pattern
 from trioserve.app.websocket import WebSocket, serve_websocket
@@ -79,7 +81,7 @@ class Around:
                 answer = self._errors.expected(sole(error)) if _is_answerable(request, error) else None
                 if answer is None:
                     raise
-                return await self._errors.answered(answer, request, sole(error))
+                return _held(request, await self._errors.answered(answer, request, sole(error)))
 
         return run
 
@@ -93,7 +95,7 @@ class Around:
                 if answer is None:
                     raise  # logged and answered by the connection, if it is to be answered
                 request.exchange.report_failure(sole(error))
-                return await self._errors.answered(answer, request, sole(error))
+                return _held(request, await self._errors.answered(answer, request, sole(error)))
 
         return run
 
@@ -122,9 +124,16 @@ def _followed(function: Middleware, call: Next) -> Next:
                 f"middleware {name_of(function)} returned {type(response).__name__}, which is no Response; return what "
                 "`await call_next(request)` gave, or a Response of its own"
             )
-        return response
+        return _held(request, response)
 
     return run
+
+
+def _held(request: Request, response: Response) -> Response:
+    """See to it that what `response` holds is freed when the exchange ends: perhaps it is never sent."""
+    if type(response).aclose is not Response.aclose:
+        request.hold(response.aclose)
+    return response
 
 
 def _check_content(request: Request) -> None:
@@ -157,10 +166,7 @@ class Route:
 
     async def _handle(self, request: Request) -> Response:
         _check_content(request)
-        response = await self._called(request, self._arguments(self._plan, request, {}))
-        if response.streamed:
-            request.resources.push_async_callback(response.aclose)
-        return response
+        return await self._called(request, self._arguments(self._plan, request, {}))
 
     async def _with_dependencies(self, request: Request) -> Response:
         _check_content(request)
@@ -179,7 +185,6 @@ class Route:
             await trio.lowlevel.checkpoint_if_cancelled()
             if response.streamed:
                 request.resources.push_async_exit(stack.pop_all())
-                request.resources.push_async_callback(response.aclose)
         if response is None:
             await trio.lowlevel.checkpoint_if_cancelled()  # if what was swallowed is a cancellation, it goes on
             raise ResponseError(f"the dependency {swallowing[0]} swallowed the exception of {self}; let it pass")
@@ -198,8 +203,7 @@ class Route:
         response = response_of(self._handler, await self._invoke(request.exchange, **arguments))
         if isinstance(response, FileResponse):
             response = await response.opened(request.exchange)
-            request.resources.push_async_callback(response.aclose)
-        return response
+        return _held(request, response)
 
 
 async def _entered(
@@ -268,8 +272,9 @@ class SwitchedResponse(Response):
         super().__init__()
         self.status = 101
 
-    async def send_to(self, exchange: Exchange) -> None:
+    async def send_to(self, exchange: Exchange, release: Release = nothing_to_release) -> None:  # noqa: ARG002
         """It was sent at the session's beginning."""
+        await release()
 
 
 class Call:
@@ -300,8 +305,8 @@ class Call:
     async def _answer(self, request: Request) -> None:
         try:
             response = await self._run(request)
-            await response.send_to(request.exchange)
+            await response.send_to(request.exchange, request.release)
         except BaseException as error:
-            await request.release(error)
+            await request.close(error)
             raise
-        await request.release(None)
+        await request.close(None)
