@@ -191,7 +191,13 @@ def _noting(handler: Callable[..., Any]) -> Callable[..., Any]:
         async def noting(*, upper_: Upper, **arguments: Any) -> Any:
             with _Noted(upper_.passage, "handler"):
                 return await handler(**arguments)
-    else:  # plain, or an async generator, which is only made here
+    elif inspect.isasyncgenfunction(handler):  # only made here, and in the task: in a thread, virtual time would run on
+
+        @functools.wraps(handler)
+        async def noting(*, upper_: Upper, **arguments: Any) -> Any:
+            with _Noted(upper_.passage, "handler"):
+                return handler(**arguments)
+    else:
 
         @functools.wraps(handler)
         def noting(*, upper_: Upper, **arguments: Any) -> Any:
