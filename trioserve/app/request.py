@@ -133,30 +133,6 @@ class Request:
             self._resources = AsyncExitStack()
         return self._resources
 
-    # For the app layer
-
-    def hold(self, close: Callable[[], Awaitable[None]]) -> None:
-        """Call `close` when the exchange has ended: what a response holds that is perhaps never sent."""
-        if self._held is None:
-            self._held = AsyncExitStack()
-        self._held.push_async_callback(close)
-
-    async def release(self) -> None:
-        """Close `resources`: the response is made, and its last byte is about to be sent."""
-        resources, self._resources = self._resources, None
-        if resources is not None:
-            await resources.aclose()
-
-    async def close(self, error: BaseException | None) -> None:
-        """The exchange has ended, with `error` perhaps: close whatever is open still, responses before resources."""
-        if self._held is not None:
-            self.resources.push_async_exit(self._held)
-            self._held = None
-        if error is None:
-            await self.release()
-        elif self._resources is not None:
-            await self._resources.__aexit__(type(error), error, error.__traceback__)
-
     @property
     def http_version(self) -> str:
         """The version that the client speaks: "1.1" or "1.0"."""
@@ -240,6 +216,30 @@ class Request:
             raise ResponseError("the request body was read already; keep what `await request.body()` returned")
         self._streamed = True
         return BodyStream(self.exchange)
+
+    # For the app layer
+
+    def hold(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Call `close` when the exchange has ended: what a response holds that is perhaps never sent."""
+        if self._held is None:
+            self._held = AsyncExitStack()
+        self._held.push_async_callback(close)
+
+    async def release(self) -> None:
+        """Close `resources`: the response is made, and its last byte is about to be sent."""
+        resources, self._resources = self._resources, None
+        if resources is not None:
+            await resources.aclose()
+
+    async def close(self, error: BaseException | None) -> None:
+        """The exchange has ended, with `error` perhaps: close whatever is open still, responses before resources."""
+        if self._held is not None:
+            self.resources.push_async_exit(self._held)
+            self._held = None
+        if error is None:
+            await self.release()
+        elif self._resources is not None:
+            await self._resources.__aexit__(type(error), error, error.__traceback__)
 
 
 class BodyStream:
