@@ -302,9 +302,7 @@ class App(Router):
             self._running = None
 
     async def _enter(self, lifespan: Dependency, stack: AsyncExitStack, running: Running) -> None:
-        arguments: dict[str, Any] = {name: running.values[need] for name, need in lifespan.plan.provided}
-        if lifespan.plan.subject is not None:
-            arguments[lifespan.plan.subject] = self
+        arguments = lifespan.plan.arguments(self, {}, running.values)
         try:
             running.values[lifespan] = await stack.enter_async_context(lifespan.open(**arguments))
         except Exception as error:

@@ -71,6 +71,17 @@ class Plan:
             found.update(dict.fromkeys((*dependency.plan.needs, dependency)))
         return tuple(found)
 
+    def arguments(
+        self, subject: Any, path_params: Mapping[str, Any], values: Mapping[Dependency, Any]
+    ) -> dict[str, Any]:
+        """What to call the function with. `values` are those of all dependencies that it needs."""
+        arguments = {name: path_params[name] for name in self.path}
+        if self.subject is not None:
+            arguments[self.subject] = subject
+        for name, need in self.provided:
+            arguments[name] = values[need]
+        return arguments
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dependency:

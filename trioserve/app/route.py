@@ -15,7 +15,7 @@ sent it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
 from typing import Any, Protocol
@@ -111,10 +111,7 @@ def _is_answerable(request: Request, error: BaseException) -> bool:
 def _followed(function: Middleware, call: Next) -> Next:
     async def call_next(request: Request) -> Response:
         # A copy, as what comes from inside may be a constant, and what is changed in it here is for this client alone.
-        response = (await call(request)).handed_over()
-        if response.streamed:
-            request.resources.push_async_callback(response.aclose)
-        return response
+        return _held(request, (await call(request)).handed_over())
 
     async def run(request: Request) -> Response:
         request.exchange.handler_starts()
@@ -166,7 +163,7 @@ class Route:
 
     async def _handle(self, request: Request) -> Response:
         _check_content(request)
-        return await self._called(request, self._arguments(self._plan, request, {}))
+        return await self._called(request, self._plan.arguments(request, request.path_params, {}))
 
     async def _with_dependencies(self, request: Request) -> Response:
         _check_content(request)
@@ -177,9 +174,9 @@ class Route:
             swallowing: list[Dependency] = []
             for need in self._needs:
                 if not need.lasts:
-                    manager = need.open(**self._arguments(need.plan, request, values))
+                    manager = need.open(**need.plan.arguments(request, request.path_params, values))
                     values[need] = await _entered(need, manager, stack, swallowing)
-            response = await self._called(request, self._arguments(self._plan, request, values))
+            response = await self._called(request, self._plan.arguments(request, request.path_params, values))
             # A handler may end without having met its cancellation: a thread that does not ask, say. What it did is
             # for nobody all the same, and its dependencies are to know.
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -189,15 +186,6 @@ class Route:
             await trio.lowlevel.checkpoint_if_cancelled()  # if what was swallowed is a cancellation, it goes on
             raise ResponseError(f"the dependency {swallowing[0]} swallowed the exception of {self}; let it pass")
         return response
-
-    @staticmethod
-    def _arguments(plan: Plan, request: Request, values: Mapping[Dependency, Any]) -> dict[str, Any]:
-        arguments = {name: request.path_params[name] for name in plan.path}
-        if plan.subject is not None:
-            arguments[plan.subject] = request
-        for name, need in plan.provided:
-            arguments[name] = values[need]
-        return arguments
 
     async def _called(self, request: Request, arguments: dict[str, Any]) -> Response:
         response = response_of(self._handler, await self._invoke(request.exchange, **arguments))
