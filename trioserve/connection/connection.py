@@ -254,8 +254,8 @@ class Connection:
             self.look_for_unread_bytes_later()
 
     def _client_hung_up(self, cause: Cause) -> None:
-        # A client that has its whole response may go. What is cleared up behind it, a transaction to be committed say,
-        # is not stopped by that: the record has said that all went well.
+        # A client that has its whole response may go. An endpoint that works on behind it, as one may that is no
+        # handler of an `App`, is not stopped by that: the record has said that all went well.
         if self._clears_up:
             self._waits_for_endpoint.append(lambda: self._client_hung_up(cause))
         else:
