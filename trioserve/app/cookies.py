@@ -21,10 +21,11 @@ from email.utils import format_datetime
 from typing import Literal
 
 from trioserve.core.errors import ResponseError
+from trioserve.core.fields import TOKEN
 
 SameSite = Literal["strict", "lax", "none"]
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_TOKEN = re.compile(TOKEN)
 _COOKIE_OCTETS = re.compile(r"[!#-+\--:<-\[\]-~]*")  # RFC 6265 §4.1.1: no space, quote, comma, semicolon or backslash
 _PATH = re.compile(r"/[ -:<-~]*")
 _DOMAIN = re.compile(r"\.?[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")

@@ -22,6 +22,7 @@ from trioserve.app.websocket import PING, load_wsproto
 from trioserve.core.application import Rules
 from trioserve.core.callables import is_async
 from trioserve.core.errors import ConfigError
+from trioserve.core.fields import TOKEN
 from trioserve.core.lifecycle import CANCEL, DisconnectPolicy, HalfClose
 from trioserve.core.status import DEFAULT, StatusChange
 
@@ -53,7 +54,7 @@ NOT_GIVEN: Any = object()
 UPGRADE = "Upgrade: websocket"
 """Stands for a method in the table of routes, where a WebSocket is served. No client can send it as one."""
 
-_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token: RFC 9110 §9.1
+_METHOD = re.compile(TOKEN)  # RFC 9110 §9.1
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 

@@ -27,6 +27,7 @@ from trioserve.connection.timers import Timers
 from trioserve.connection.transport import HungUp, Interrupted, Transport
 from trioserve.core.application import Endpoint, Rules
 from trioserve.core.errors import DropConnection, HTTPError, RequestError, error_content
+from trioserve.core.fields import field_of
 from trioserve.core.lifecycle import ANSWERABLE, CLIENT_SLOW, Cause, ClientRules, End, Phase
 from trioserve.core.messages import BodyPart, Field, RequestHead
 from trioserve.core.status import DEFAULT
@@ -171,7 +172,7 @@ class Connection:
                 await self._handler_failed(exchange, error)
             return
         fields, body = _error_answer(exchange, error.status, error.detail)
-        fields += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items()]
+        fields += [field_of(name, value) for name, value in error.headers.items()]
         await exchange.respond(error.status, fields, body)
 
     async def _handler_failed(self, exchange: ServedExchange, error: BaseException) -> None:

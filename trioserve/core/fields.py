@@ -12,7 +12,10 @@ from typing import Any
 
 from trioserve.core.messages import Field
 
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
+TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - of RFC 9110, and no password
+"""What a method, a field's name and a cookie's name look like: RFC 9110 §5.6.2."""
+
+_TOKEN = re.compile(TOKEN.encode())
 # RFC 9110 §5.5: visible characters, between them spaces and tabs too.
 _VALUE = re.compile(rb"(?:[^\x00-\x20\x7f](?:[^\x00-\x08\x0a-\x1f\x7f]*[^\x00-\x20\x7f])?)?")
 
