@@ -114,6 +114,7 @@ port_option = option(
 
 HELP = {
     Deadlines: {
+        "handshake": "For a connection's PROXY protocol header and TLS handshake.",
         "head": "For a request head to arrive, from its first byte to its last.",
         "idle": "For the next request on a connection.",
         "body_stall": "For the next byte of a body that the handler waits for.",

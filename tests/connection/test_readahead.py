@@ -97,6 +97,17 @@ async def push_and_close(sock: socket.socket, size: int) -> None:
     sock.close()
 
 
+async def test_what_is_put_back_comes_again_before_what_arrives_later():
+    async with connected() as (transport, client):
+        client.send(b"ab")
+        data = await receive(transport, 2)
+
+        transport.put_back(data)
+        client.send(b"cd")
+
+        assert await receive(transport, 4) == b"abcd"
+
+
 async def test_nothing_is_lost_of_what_is_larger_than_the_reach(nursery):
     size = 5_000_000
     async with connected(receive_buffer=65_536) as (transport, client):

@@ -75,6 +75,21 @@ async def test_what_has_arrived_is_received_and_none_if_there_is_nothing_yet():
         assert transport.receive_nowait() is None
 
 
+async def test_what_is_put_back_comes_again_before_what_arrives_later():
+    with connected() as (transport, client):
+        client.send(b"header and request")
+        await happens_to(transport.wait_readable)
+        data = transport.receive_nowait()
+
+        transport.put_back(data.removeprefix(b"header and "))
+        client.send(b", and more")
+
+        await happens_to(transport.wait_readable)
+        assert transport.receive_nowait() == b"request"
+        await happens_to(transport.wait_readable)
+        assert transport.receive_nowait() == b", and more"
+
+
 async def happens_to(wait: Callable) -> None:
     with trio.fail_after(5):
         await wait()

@@ -48,6 +48,18 @@ def test_bytes_come_out_in_the_order_in_which_they_went_in():
     assert spool.size == 0
 
 
+def test_what_is_put_back_is_the_oldest_again_and_counts_even_where_there_is_no_room():
+    budget = Budget(0)
+    spool = Spool(1, budget)
+
+    spool.put_back(b"cd")
+    spool.put_back(b"ab")
+
+    assert not spool.has_room()
+    assert [spool.take(), spool.take(), spool.take()] == [b"ab", b"cd", None]
+    assert budget.left == 0
+
+
 @pytest.mark.parametrize("short", [0, 1], ids=["at the limit", "one byte short"])
 def test_a_spool_has_room_only_for_a_whole_receive_within_its_limit(short):
     spool = Spool(2 * RECEIVE_SIZE - short, Budget(math.inf))

@@ -14,6 +14,7 @@ nor does one while there is no room to read on; so then the pump looks for it ev
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import trio
 
@@ -21,7 +22,6 @@ from trioserve.connection.spool import Spool
 from trioserve.connection.transport import HungUp, Interrupted, OnBytes, OnHangup, Transport
 from trioserve.core.lifecycle import Cause
 from trioserve.core.messages import FileSlice
-from trioserve.core.records import ClientAddress
 
 READ_AHEAD = 65_536
 """How many bytes are read before anybody asks: a pipelined head or two, and a FIN behind them."""
@@ -36,6 +36,7 @@ class ReadAhead:
 
     def __init__(self, transport: Transport, spool: Spool) -> None:
         self._transport = transport
+        self.client = transport.client
         self._spool = spool
         self._on_hangup: OnHangup | None = None
         self._on_bytes: OnBytes | None = None
@@ -51,8 +52,8 @@ class ReadAhead:
         self._closed = False
 
     @property
-    def client(self) -> ClientAddress | None:
-        return self._transport.client
+    def scheme(self) -> Literal["http", "https"]:
+        return self._transport.scheme
 
     async def pump(self) -> None:
         """Read until there is nothing more to hear. Ends by itself when the transport is closed."""
@@ -122,6 +123,10 @@ class ReadAhead:
                 return b""
             case cause:
                 raise HungUp(cause)
+
+    def put_back(self, data: bytes) -> None:
+        self._spool.put_back(data)
+        self._news.set()
 
     async def wait_readable(self) -> None:
         if self._spool.size or self._end is not None:

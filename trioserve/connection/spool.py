@@ -59,6 +59,12 @@ class Spool:
         self.size += len(data)
         self._chunks.append(data)
 
+    def put_back(self, data: bytes) -> None:
+        """Make these the oldest bytes again. Whatever the budget says: having been received, they are held anyway."""
+        self._budget.give_back(self._charge(self.size) - self._charge(self.size + len(data)))
+        self.size += len(data)
+        self._chunks.appendleft(data)
+
     def _charge(self, size: int) -> int:
         """What a spool of this size takes of the budget."""
         return max(size - self._allowance, 0)

@@ -22,7 +22,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 import trio
 
@@ -53,8 +53,13 @@ OnBytes = Callable[[], None]
 class Transport(Protocol):
     """Bytes in and out of one peer, and the news that the peer hung up."""
 
+    client: ClientAddress | None
+    """Who the peer is; None on a Unix socket. A proxy's word may take its place before the transport is served."""
+
     @property
-    def client(self) -> ClientAddress | None: ...
+    def scheme(self) -> Literal["http", "https"]:
+        """The scheme of what is asked for over this transport: "https" if it is encrypted."""
+        ...
 
     def receive_nowait(self) -> bytes | None:
         """Bytes that have arrived; b"" at the peer's FIN; None if there is nothing yet.
@@ -62,6 +67,10 @@ class Transport(Protocol):
         Raises:
             HungUp: the peer is gone.
         """
+        ...
+
+    def put_back(self, data: bytes) -> None:
+        """What was just received comes again at the next `receive_nowait`. Only before `watch`."""
         ...
 
     async def wait_readable(self) -> None:
@@ -152,6 +161,8 @@ class SocketTransport:
     Without a watch (`watch=None`) it works the same, but says nothing about a hangup by itself.
     """
 
+    scheme: Literal["http"] = "http"
+
     def __init__(
         self,
         sock: socket.socket,
@@ -184,6 +195,9 @@ class SocketTransport:
             return None
         except OSError as error:
             raise HungUp(cause_of(error.errno)) from None
+
+    def put_back(self, data: bytes) -> None:
+        self._spool.put_back(data)
 
     async def wait_readable(self) -> None:
         if self._spool.size:

@@ -69,6 +69,9 @@ class Deadlines:
         ConfigError: a value is not a positive number (or math.inf).
     """
 
+    # From the accept of a connection until its first request can come: a PROXY protocol header, a TLS handshake. In
+    # total, and as long as for a head: three lost packets. A handshake takes two round trips.
+    handshake: float = 10.0
     # A request head, from its first byte to its last. In total, not per byte, so that a dripped head is cut. Ten
     # seconds is three lost packets on a bad mobile line. A new connection has as long again for the first byte.
     head: float = 10.0

@@ -16,12 +16,16 @@ from trioserve.observe.observer import Observer
 class TcpAddress:
     """A TCP address to listen on, or one that is listened on. Port 0 asks the system for a free port.
 
+    Args:
+        proxy_protocol: every connection must begin with a PROXY protocol header, version 1 or 2; without it none may.
+
     Raises:
         ConfigError: the port is not from 0 to 65535.
     """
 
     host: str
     port: int
+    proxy_protocol: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -36,11 +40,15 @@ class TcpAddress:
 class UnixAddress:
     """The path of a Unix socket to listen on. It is made at the start and removed at the end.
 
+    Args:
+        proxy_protocol: every connection must begin with a PROXY protocol header, version 1 or 2; without it none may.
+
     Raises:
         ConfigError: the path is empty or has a NUL in it; abstract sockets are not supported.
     """
 
     path: str
+    proxy_protocol: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.path or "\0" in self.path:

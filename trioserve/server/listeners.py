@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -17,8 +19,16 @@ from trioserve.core.limits import Deadlines
 from trioserve.server.config import Address, TcpAddress, UnixAddress
 
 
-async def open_listeners(addresses: Sequence[Address], backlog: int) -> list[socket.socket]:
-    """Listening, non-blocking sockets for all addresses; a host name with several addresses gives several sockets.
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A listening, non-blocking socket, and the address that it is bound to, with the port that the system chose."""
+
+    socket: socket.socket
+    address: Address
+
+
+async def open_listeners(addresses: Sequence[Address], backlog: int) -> list[Listener]:
+    """Listeners for all addresses; a host name with several addresses gives several.
 
     Raises:
         ConfigError: an address cannot be listened on. None of the sockets is left open then.
@@ -26,7 +36,8 @@ async def open_listeners(addresses: Sequence[Address], backlog: int) -> list[soc
     with contextlib.ExitStack() as undo:
         listeners = []
         for address in addresses:
-            for listener in await _open(address, backlog):
+            for sock in await _open(address, backlog):
+                listener = Listener(sock, bound(address, sock))
                 undo.callback(close_listener, listener)
                 listeners.append(listener)
         undo.pop_all()
@@ -36,10 +47,10 @@ async def open_listeners(addresses: Sequence[Address], backlog: int) -> list[soc
 async def _open(address: Address, backlog: int) -> list[socket.socket]:
     try:
         match address:
-            case TcpAddress(host, port):
-                return await _open_tcp(host, port, backlog)
-            case UnixAddress(path):
-                return [_open_unix(path, backlog)]
+            case TcpAddress():
+                return await _open_tcp(address.host, address.port, backlog)
+            case UnixAddress():
+                return [_open_unix(address.path, backlog)]
     except (OSError, UnicodeError) as error:  # UnicodeError: a host name that the DNS cannot have
         raise ConfigError(f"cannot listen on {address}: {_why(error)}") from error
 
@@ -116,21 +127,23 @@ def _remove_stale(path: str) -> None:
         raise FileExistsError(errno.EEXIST, "another process listens on it; stop it or choose another path")
 
 
-def close_listener(listener: socket.socket) -> None:
+def close_listener(listener: Listener) -> None:
     """Stop listening; a Unix socket's path is removed. Idempotent."""
-    if listener.fileno() == -1:
+    sock, address = listener.socket, listener.address
+    if sock.fileno() == -1:
         return
-    address = address_of(listener)
-    trio.lowlevel.notify_closing(listener)
-    listener.close()
-    if isinstance(listener, _UnixListener) and isinstance(address, UnixAddress):
-        listener.remove_file(Path(address.path))
+    trio.lowlevel.notify_closing(sock)
+    sock.close()
+    if isinstance(sock, _UnixListener) and isinstance(address, UnixAddress):
+        sock.remove_file(Path(address.path))
 
 
-def address_of(listener: socket.socket) -> Address:
-    """What the socket is bound to, with the port that the system chose."""
-    name = listener.getsockname()
-    return UnixAddress(name) if listener.family == socket.AF_UNIX else TcpAddress(name[0], name[1])
+def bound(address: Address, sock: socket.socket) -> Address:
+    """The address as its socket is bound: a name is a number then, and port 0 the port that the system chose."""
+    if isinstance(address, UnixAddress):
+        return address
+    host, port, *_ = sock.getsockname()
+    return dataclasses.replace(address, host=host, port=port)
 
 
 def set_options(sock: socket.socket, deadlines: Deadlines) -> None:

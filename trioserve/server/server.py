@@ -39,7 +39,8 @@ from trioserve.observe.observer import Observer
 from trioserve.observe.reporter import ERROR_LOGGER, Reporter
 from trioserve.server.background import BackgroundWork
 from trioserve.server.config import Address, Config, HangupNews
-from trioserve.server.listeners import address_of, close_listener, open_listeners, set_options
+from trioserve.server.listeners import Listener, close_listener, open_listeners, set_options
+from trioserve.server.opening import Opening, needs_opening
 
 _connection_ids = itertools.count(1)
 
@@ -88,7 +89,7 @@ async def serve(
                 async with trio.open_nursery() as accepting:
                     for listener in listeners:
                         accepting.start_soon(server.accept, listener)
-                    task_status.started(tuple(map(address_of, listeners)))
+                    task_status.started(tuple(listener.address for listener in listeners))
                     await drain.wait()
                     accepting.cancel_scope.cancel(reason="the server drains")
             await server.drain()
@@ -117,7 +118,7 @@ class Server:
         self._receive_buffers = Budget(limits.spool_total / 2)
         self._spools = Budget(limits.spool_total / 2)
         self._watch = current_hangup_watch() if config.hangup_news is HangupNews.KERNEL else None
-        self._living: set[Connection] = set()
+        self._living: set[Connection | Opening] = set()
         self._gone = trio.lowlevel.ParkingLot()
         # Where connections run, while `running`; what is around the block that starts them; and set when it was left.
         self._connections: trio.Nursery | None = None
@@ -176,14 +177,14 @@ class Server:
             self._starting.cancel(reason="what the application holds has failed")
             raise
 
-    async def accept(self, listener: socket.socket) -> None:
+    async def accept(self, listener: Listener) -> None:
         """Accept connections and start them, until cancelled."""
         starved = False  # said once, and not at every try
         while True:
-            await trio.lowlevel.wait_readable(listener)
+            await trio.lowlevel.wait_readable(listener.socket)
             for _ in range(ACCEPT_AT_ONCE):
                 try:
-                    sock, peer = listener.accept()
+                    sock, peer = listener.socket.accept()
                 except BlockingIOError:
                     break
                 except OSError as error:
@@ -200,7 +201,7 @@ class Server:
                 except OSError:
                     sock.close()  # the client has gone already, and the system says so when options are set
                     continue
-                self.start(transport)
+                self.open(transport, listener.address)
 
     def _transport(self, sock: socket.socket, peer: object) -> Transport:
         client = None
@@ -219,12 +220,43 @@ class Server:
     def _spool(self, allowance: int) -> Spool:
         return Spool(self._config.limits.spool, self._spools, allowance)
 
+    # Both only while `running`; what comes when that is ending is closed: the others may have been told to end already,
+    # and nobody would tell this one.
+
+    def open(self, transport: Transport, address: Address) -> None:
+        """Serve a transport that was accepted at an address, once it has passed what the address asks for."""
+        if not needs_opening(address):
+            self.start(transport)
+            return
+        assert self._connections is not None, "connections run only while the server does"
+        if self._is_ending:
+            transport.close()
+            return
+        opening = Opening(transport, address, self._config.deadlines.handshake)
+        self._living.add(opening)
+        self._connections.start_soon(self._open, opening)
+
+    async def _open(self, opening: Opening) -> None:
+        async def run() -> None:
+            transport = await opening.run()
+            if transport is not None:
+                self.start(transport)  # living as a connection before it ceases to live as an opening
+
+        try:
+            await self._contained(run)
+        finally:
+            self._ended(opening)
+
+    @property
+    def _is_ending(self) -> bool:
+        return self._over.is_set() or self._starting.cancel_called
+
     def start(self, transport: Transport) -> None:
-        """Serve a transport as a connection. Only while `running`; one that comes when that is ending is closed."""
+        """Serve a transport as a connection."""
         connections = self._connections
         assert connections is not None, "connections run only while the server does"
-        if self._over.is_set() or self._starting.cancel_called:
-            transport.close()  # the others may have been told to end already, and nobody would tell this one
+        if self._is_ending:
+            transport.close()
             return
         if self._config.hangup_news is HangupNews.READ_AHEAD:
             transport = ReadAhead(transport, self._spool(allowance=READ_AHEAD))
@@ -247,13 +279,16 @@ class Server:
         try:
             await self._contained(lambda: _fenced(connection.serve))
         finally:
-            self._living.discard(connection)
-            self._gone.unpark_all()
+            self._ended(connection)
+
+    def _ended(self, living: Connection | Opening) -> None:
+        self._living.discard(living)
+        self._gone.unpark_all()
 
     async def drain(self) -> None:
         """Let the exchanges under way end; cancel them at the deadline. Their unwinding is the nursery's to await."""
-        for connection in tuple(self._living):
-            connection.drain()
+        for living in tuple(self._living):
+            living.drain()
         with trio.move_on_after(self._config.deadlines.drain):
             while self._living:
                 await self._gone.park()
@@ -261,8 +296,8 @@ class Server:
 
     def stop(self) -> None:
         """Cancel every exchange under way, as DRAIN."""
-        for connection in tuple(self._living):
-            connection.stop()
+        for living in tuple(self._living):
+            living.stop()
 
 
 async def _fenced(run: Callable[[], Awaitable[None]]) -> None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import trio
 
@@ -178,6 +179,8 @@ class _End:
 class MemoryTransport(_End):
     """`trioserve.connection.transport.Transport` in memory. Made by `memory_connection`."""
 
+    scheme: Literal["http"] = "http"
+
     def __init__(self, incoming: _Flow, outgoing: _Flow, client: ClientAddress, spool: Spool) -> None:
         super().__init__(incoming, outgoing)
         self.client: ClientAddress | None = client
@@ -198,6 +201,9 @@ class MemoryTransport(_End):
         if self._broken is not None:
             raise HungUp(self._broken)
         return b"" if self._incoming.fin_arrived else None
+
+    def put_back(self, data: bytes) -> None:
+        self._spool.put_back(data)
 
     async def wait_readable(self) -> None:
         await self._readers.wait_until(lambda: bool(self._spool.size) or self._readable())
