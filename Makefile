@@ -9,13 +9,16 @@ INSTALLED := $(VENV)/.installed
 COVERAGE := 97
 COVERED := trioserve/core/*,trioserve/connection/*
 
-.PHONY: help demo test explore lint format bench clean
+FUZZ := 1000000
+
+.PHONY: help demo test explore fuzz lint format bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    serve a page that searches as you type, and shows what becomes of abandoned requests"
 	@echo "make test    everything that must hold: style, types, the import rule, tests, coverage"
 	@echo "make explore more of the property tests, with other examples each time; some ten minutes"
+	@echo "make fuzz    a million mutated requests thrown at the server in memory; some ten minutes (FUZZ=20000 for fewer)"
 	@echo "make lint    style, types and the import rule only"
 	@echo "make format  format the code, and repair what can be repaired"
 	@echo "make bench   measure: how soon a departure is noticed, what leaks, what a request costs"
@@ -31,6 +34,9 @@ test: lint
 
 explore: $(INSTALLED)
 	$(BIN)/pytest --hypothesis-profile=explore tests/lifecycle/test_scripts.py tests/core
+
+fuzz: $(INSTALLED)
+	$(BIN)/python -m tests.fuzz --inputs $(FUZZ)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
