@@ -16,6 +16,7 @@ import logging
 import trio
 
 from trioserve.connection.transport import HungUp, Transport
+from trioserve.core.proxy_protocol import ProxyHeaderError, parse_proxy_header
 from trioserve.core.records import ClientAddress
 from trioserve.observe.reporter import ERROR_LOGGER
 from trioserve.server.config import Address
@@ -90,7 +91,7 @@ class Opening:
         self._scope.cancel(reason="the server stops")
 
 
-async def read_proxy_header(transport: Transport) -> ClientAddress | None:  # noqa: ARG001
+async def read_proxy_header(transport: Transport) -> ClientAddress | None:
     """Read a PROXY protocol header, and not a byte more: what comes with it is put back.
 
     Returns:
@@ -100,4 +101,20 @@ async def read_proxy_header(transport: Transport) -> ClientAddress | None:  # no
         OpeningError: it is none.
         HungUp: the peer is gone.
     """
-    raise OpeningError("the PROXY protocol is not supported")
+    received = b""
+    while True:
+        data = transport.receive_nowait()
+        if data is None:
+            await transport.wait_readable()
+            continue
+        if not data:
+            raise OpeningError("the client left before its PROXY protocol header was whole")
+        received += data
+        try:
+            header = parse_proxy_header(received)
+        except ProxyHeaderError as error:
+            raise OpeningError(str(error)) from None
+        if header is not None:
+            if rest := received[header.size :]:
+                transport.put_back(rest)
+            return header.client
