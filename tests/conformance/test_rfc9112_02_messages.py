@@ -29,6 +29,14 @@ MALFORMED = {
     "3: a request line that never ends": (b"GET /" + b"a" * 1000, 414),
     "3.2: no Host": (b"GET / HTTP/1.1\r\n\r\n", 400),
     "3.2: two Hosts": (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+    "3.2: a Host that is none": (b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400),
+    "3.2: two Hosts in HTTP/1.0": (b"GET / HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n", 400),
+    "3.2.1: no leading slash": (b"GET a HTTP/1.1\r\nHost: test\r\n\r\n", 400),
+    "3.2.1: a fragment": (b"GET /#a HTTP/1.1\r\nHost: test\r\n\r\n", 400),
+    "3.2.1: a character that must be encoded": (b"GET /?{a} HTTP/1.1\r\nHost: test\r\n\r\n", 400),
+    "3.2.2: a user in the target": (b"GET http://user@test/ HTTP/1.1\r\nHost: test\r\n\r\n", 400),
+    "3.2.3: CONNECT without a port": (b"CONNECT test HTTP/1.1\r\nHost: test\r\n\r\n", 400),
+    "3.2.4: GET *": (b"GET * HTTP/1.1\r\nHost: test\r\n\r\n", 400),
     "5: more fields than the limit": (b"GET / HTTP/1.1\r\nHost: test\r\n" + b"A: b\r\n" * 5 + b"\r\n", 431),
     "5: a head over the limit": (b"GET / HTTP/1.1\r\nHost: test\r\nA: %b\r\n\r\n" % (b"b" * 400), 431),
     "5: a head that never ends": (b"GET / HTTP/1.1\r\nHost: test\r\nA: " + b"b" * 1000, 431),
@@ -199,7 +207,19 @@ async def test_3_2_2_a_target_in_absolute_form_is_served(nursery):
     server = await start(nursery, hello())
     client = await server.connect()
 
-    assert (await client.get("http://elsewhere/")).body == b"hello"
+    assert (await client.get("http://test/")).body == b"hello"
+    assert (await client.get("HTTP://Test:80")).body == b"hello"
+
+
+async def test_3_2_2_a_target_in_absolute_form_and_a_host_that_contradict_each_other_are_refused(nursery):
+    """A server may only heed the target. But then a cache on the way that heeds Host keeps our answer for another."""
+    server = await start(nursery, never_called())
+    client = await server.connect()
+
+    answer = await client.get("http://elsewhere/")
+
+    assert (answer.status, answer.closes) == (400, True)
+    assert b"elsewhere" in answer.body
 
 
 async def test_3_2_2_a_target_that_leads_nowhere_is_404_and_the_connection_goes_on(nursery):

@@ -255,6 +255,21 @@ def test_the_head_tells_the_length_of_the_content_before_it_is_there():
     assert engine.next_event().content_length == 5
 
 
+@pytest.mark.parametrize(
+    ("wire", "authority"),
+    [
+        (GET, "a"),
+        (GET.replace(b"Host: a", b"Host: A:8"), "a:8"),
+        (GET.replace(b" / ", b" http://a:80/ "), "a:80"),
+        (GET_10, None),
+    ],
+)
+def test_rfc9112_3_2_the_head_tells_for_whom_the_request_is(wire, authority):
+    engine = H11Engine(LIMITS)
+    engine.receive_data(wire)
+    assert engine.next_event().authority == authority
+
+
 def test_a_new_engine_has_no_request():
     engine = H11Engine(LIMITS)
     assert engine.next_event() is NEED_DATA
@@ -366,6 +381,9 @@ BAD = {
     "a byte beyond ASCII in the target": (b"GET /\xe9 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     # §3.2
     "no Host": (b"GET / HTTP/1.1\r\n\r\n", 400),
+    "a Host that is none": (b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+    "a target that contradicts Host": (b"GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    "a fragment in the target": (b"GET /#a HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     "two Hosts": (b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
     # §5
     "a space before the colon": (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),

@@ -9,8 +9,8 @@ h11 does not reveal an EOF that stands behind pipelined bytes.
 
 h11 is lenient where a strict origin server should not be. What is added here: the limits on target (414), head, trailer
 section and number of fields (431), also when everything arrives in one segment; only the versions 1.0 and 1.1 (505);
-and framing that could be read in two ways (Transfer-Encoding beside Content-Length, or from a 1.0 client) is refused
-with 400.
+framing that could be read in two ways (Transfer-Encoding beside Content-Length, or from a 1.0 client) is refused with
+400; and so is a target or a Host that does not say clearly for whom the request is (`core.target`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import h11
 from trioserve.core.errors import RequestError, ResponseError
 from trioserve.core.limits import Limits
 from trioserve.core.messages import BodyPart, Content, EndOfRequest, Field, RequestHead, ResponseHead, Wire
+from trioserve.core.target import authority_of
 
 
 class Waiting(Enum):
@@ -203,7 +204,8 @@ class H11Engine:
         return NEED_DATA
 
     def _head(self, event: h11.Request) -> RequestHead:
-        limits, fields = self._limits, event.headers
+        # A tuple once, since looking through h11's own headers costs several times as much.
+        limits, fields = self._limits, tuple(event.headers)
         # First of all, since the answer to a head that is refused depends on it too.
         self._method = event.method.decode("ascii")
         if event.http_version not in _VERSIONS:
@@ -214,13 +216,10 @@ class H11Engine:
             raise RequestError(431, f"the request has more than {limits.fields:.0f} header fields")
         if self._fed > limits.head and self._fed - len(self._h11.trailing_data[0]) > limits.head:
             raise RequestError(431, f"the request's head is larger than {limits.head:.0f} bytes")
-        return RequestHead(
-            self._method,
-            event.target.decode("ascii"),
-            event.http_version.decode("ascii"),
-            fields,
-            _content_length(event),
-        )
+        target, http_version = event.target.decode("ascii"), event.http_version.decode("ascii")
+        content_length = _content_length(fields, http_version)
+        authority = authority_of(self._method, target, http_version, fields)
+        return RequestHead(self._method, target, http_version, fields, content_length, authority)
 
     def _end(self, event: h11.EndOfMessage) -> EndOfRequest:
         limits, trailers = self._limits, event.headers
@@ -345,11 +344,11 @@ def _size(fields: Sequence[Field]) -> int:
     return sum(len(name) + len(value) + len(":\r\n") for name, value in fields) + len("\r\n")
 
 
-def _content_length(event: h11.Request) -> int | None:
+def _content_length(fields: Sequence[Field], http_version: str) -> int | None:
     """The announced length of the content: None if chunked, 0 if there is none (RFC 9112 §6.3)."""
     length: int | None = None
     chunked = False
-    for name, value in event.headers:
+    for name, value in fields:
         if name == b"content-length":
             length = int(value)
         elif name == b"transfer-encoding":
@@ -358,7 +357,7 @@ def _content_length(event: h11.Request) -> int | None:
         return length or 0
     if length is not None:
         raise RequestError(400, "the request has both Content-Length and Transfer-Encoding (RFC 9112 §6.1)")
-    if event.http_version == b"1.0":
+    if http_version == "1.0":
         raise RequestError(400, "an HTTP/1.0 request cannot have Transfer-Encoding (RFC 9112 §6.1)")
     return None
 

@@ -76,7 +76,8 @@ class Headers:
 class RequestHead(NamedTuple):
     """Everything of a request but its content: RFC 9112 §2-3.
 
-    `content_length` is None for chunked content and 0 where there is no content.
+    `content_length` is None for chunked content and 0 where there is no content. `authority` says for whom the
+    request is, by its target or its Host field: "host" or "host:port" in lower case; None where it says nothing.
     """
 
     method: str
@@ -84,6 +85,7 @@ class RequestHead(NamedTuple):
     http_version: str
     fields: Sequence[Field]
     content_length: int | None
+    authority: str | None = None
 
     @property
     def headers(self) -> Headers:
