@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from lifecycle.stage import GET, Stage, Visit, every_stage, in_memory
+from lifecycle.stage import GET, Client, Stage, Visit, every_stage, in_memory
 from trioserve import (
     Abandoned,
     App,
@@ -19,6 +19,7 @@ from trioserve import (
     Deadlines,
     DropConnection,
     HTTPError,
+    Limits,
     Outcome,
     Phase,
     Request,
@@ -130,6 +131,117 @@ async def test_a_body_that_stops_coming_is_answered_408(stage: Stage) -> None:
         assert (await client.receive_to_end()).startswith(b"HTTP/1.1 408 ")
         assert visit.cancelled
         assert (await theatre.completed()).status == 408
+
+
+@in_memory
+async def test_a_body_that_drips_in_is_answered_408_when_all_waits_have_lasted_too_long(stage: Stage) -> None:
+    app, visit = App(), Visit()
+
+    @app.post("/")
+    async def upload(request: Request) -> None:
+        async with visit:
+            await request.body()
+
+    config = Config(limits=Limits(body_rate=10), deadlines=Deadlines(body_stall=30))
+    async with stage.serve(app, config) as theatre, trio.open_nursery() as dripping:
+        client = await theatre.connect()
+        await client.send(b"POST / HTTP/1.1\r\nHost: example\r\nContent-Length: 1000\r\n\r\n")
+        dripping.start_soon(drip, client)
+        assert (await client.receive_to_end()).startswith(b"HTTP/1.1 408 ")
+        dripping.cancel_scope.cancel()
+        assert visit.cancelled
+        record = await theatre.completed()
+        assert record.status == 408
+        # At a byte a second, each of which may take a tenth of one: one came, or 33, and with the last three seconds
+        # and a third were won.
+        assert record.request_body_bytes == 33
+        assert record.duration == pytest.approx(30 + 3.3)
+
+
+async def drip(client: Client) -> None:
+    for _ in range(1000):
+        await trio.sleep(1)
+        await client.send(b"d")
+
+
+@in_memory
+async def test_only_waiting_for_a_body_counts_and_not_what_the_handler_does_in_between(stage: Stage) -> None:
+    app = App()
+
+    @app.post("/")
+    async def upload(request: Request) -> str:
+        async for _ in request.stream():
+            await trio.sleep(100)
+        return "taken"
+
+    config = Config(limits=Limits(body_rate=10), deadlines=Deadlines(body_stall=10))
+    async with stage.serve(app, config) as theatre:
+        client = await theatre.connect()
+        await client.send(b"POST / HTTP/1.1\r\nHost: example\r\nContent-Length: 10\r\n\r\n")
+        for _ in range(10):
+            await trio.sleep(1)
+            await client.send(b"d")
+            await trio.sleep(100)
+        assert await client.response(b"POST") == (200, b"taken")
+        assert (await theatre.completed()).request_body_bytes == 10
+
+
+@in_memory
+async def test_waits_for_a_body_that_the_handler_gives_up_count_too(stage: Stage) -> None:
+    app = App()
+
+    @app.post("/")
+    async def upload(request: Request) -> None:
+        parts = aiter(request.stream())
+        while True:
+            with trio.move_on_after(1):
+                await anext(parts)
+
+    async with stage.serve(app, Config(deadlines=Deadlines(body_stall=30))) as theatre:
+        client = await theatre.connect()
+        await client.send(b"POST / HTTP/1.1\r\nHost: example\r\nContent-Length: 10\r\n\r\n")
+        assert (await client.receive_to_end()).startswith(b"HTTP/1.1 408 ")
+        assert (await theatre.completed()).duration == 30
+
+
+@in_memory
+async def test_a_client_that_takes_its_response_byte_by_byte_is_too_slow(stage: Stage) -> None:
+    app = App()
+
+    @app.get("/")
+    async def big() -> bytes:
+        return bytes(100_000)
+
+    config = Config(limits=Limits(send_rate=10), deadlines=Deadlines(send_stall=30))
+    async with stage.serve(app, config) as theatre:
+        client = await theatre.connect(window=100, send_buffer=100)
+        await client.send(GET)
+        for _ in range(60):
+            await client.receive(1)
+            await trio.sleep(1)
+        record = await theatre.abandoned()
+        assert (record.status, record.phase, record.cause) == (499, Phase.RESPONSE_BODY, Cause.WRITE_TIMEOUT)
+        assert 33 <= record.noticed_at <= 34
+
+
+@in_memory
+async def test_a_client_that_takes_its_response_as_fast_as_it_must_gets_it(stage: Stage) -> None:
+    app = App()
+
+    @app.get("/")
+    async def big() -> bytes:
+        return bytes(2000)
+
+    config = Config(limits=Limits(send_rate=10), deadlines=Deadlines(send_stall=30))
+    async with stage.serve(app, config) as theatre:
+        client = await theatre.connect(window=100, send_buffer=100)
+        await client.send(GET)
+        for _ in range(250):
+            await client.receive(10)
+            await trio.sleep(1)
+        record = await theatre.completed()
+        assert record.response_body_bytes == 2000
+        assert record.duration > 100
 
 
 # The drain

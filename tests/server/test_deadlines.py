@@ -7,7 +7,7 @@ import trio
 
 from tests.support import happens, start
 from tests.support.logs import errors, logged
-from trioserve import Abandoned, App, Cause, Completed, Deadlines, Outcome, Phase, Request, Response
+from trioserve import Abandoned, App, Cause, Completed, Deadlines, Limits, Outcome, Phase, Request, Response
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 
@@ -105,7 +105,7 @@ async def test_a_body_that_stalls_is_answered_408_and_its_handler_stopped(nurser
 
 
 async def test_a_body_that_is_slow_but_does_not_stall_is_served(nursery):
-    server = await start(nursery, app_that_reads(), deadlines=Deadlines(body_stall=0.3))
+    server = await start(nursery, app_that_reads(), limits=Limits(body_rate=10), deadlines=Deadlines(body_stall=0.3))
     client = await server.ask(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 8\r\n\r\n")
 
     for byte in b"abcdefgh":  # half a second altogether
@@ -113,6 +113,27 @@ async def test_a_body_that_is_slow_but_does_not_stall_is_served(nursery):
         await trio.sleep(0.06)
 
     assert (await client.answer("POST")).body == b"abcdefgh"
+
+
+async def test_a_body_that_is_dripped_is_answered_408_though_it_never_stalls(nursery, caplog):
+    server = await start(nursery, app_that_reads(), limits=Limits(body_rate=1000), deadlines=Deadlines(body_stall=0.3))
+    client = await server.ask(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 100000\r\n\r\n")
+
+    async def drip() -> None:
+        while True:
+            await client.send(b"b")
+            await trio.sleep(0.02)
+
+    async with trio.open_nursery() as dripping:
+        dripping.start_soon(drip)
+        answer = await client.answer("POST")
+        dripping.cancel_scope.cancel()
+
+    assert (answer.status, answer.closes) == (408, True)
+    record = await server.records.next(Completed)
+    assert (record.status, record.route) == (408, "/")
+    assert record.duration >= 0.3
+    assert not errors(caplog)
 
 
 async def test_a_client_that_takes_nothing_of_a_stream_is_cut_as_too_slow(nursery, caplog):

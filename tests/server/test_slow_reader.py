@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from tests.support import start
-from trioserve import App, Completed, Deadlines, Response
+from trioserve import Abandoned, App, Cause, Completed, Deadlines, Limits, Phase, Response
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 SIZE = 6_000_000
@@ -38,3 +38,27 @@ async def test_a_client_that_takes_some_bytes_all_the_time_is_not_too_slow(nurse
             await trio.sleep(STALL / 10)
 
     assert (await server.records.next(Completed)).response_body_bytes == SIZE
+
+
+async def test_a_client_that_takes_bytes_all_the_time_but_too_few_is_too_slow(nursery):
+    app = App()
+
+    @app.get("/")
+    async def handler() -> bytes:
+        return bytes(SIZE)
+
+    server = await start(nursery, app, limits=Limits(send_rate=10**9), deadlines=Deadlines(send_stall=STALL))
+    client = await server.connect(receive_buffer=65_536)
+    await client.send(GET)
+
+    async def trickle() -> None:
+        while True:
+            await client.receive()
+            await trio.sleep(STALL / 10)
+
+    async with trio.open_nursery() as trickling:
+        trickling.start_soon(trickle)
+        record = await server.records.next(Abandoned)
+        trickling.cancel_scope.cancel()
+
+    assert (record.cause, record.phase) == (Cause.WRITE_TIMEOUT, Phase.RESPONSE_BODY)

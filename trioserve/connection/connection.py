@@ -55,9 +55,15 @@ class Connection:
             unwind=context.deadlines.unwind,
         )
         self.reader = Reader(
-            transport, self.engine, self.departure, timers, context.deadlines, hung_up=self._client_hung_up
+            transport,
+            self.engine,
+            self.departure,
+            timers,
+            limits=context.limits,
+            deadlines=context.deadlines,
+            hung_up=self._client_hung_up,
         )
-        self.sender = Sender(transport, self.departure, timers, context.deadlines.send_stall)
+        self.sender = Sender(transport, self.departure, timers, context.limits, context.deadlines)
         self._handler_deadline = timers.timer(self._handler_too_slow)
         self._unread_timer = timers.timer(self._bytes_may_lie_unread)
         # The exchange that is being served; None between exchanges and while a head arrives.

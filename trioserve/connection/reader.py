@@ -1,8 +1,9 @@
 """Reader: the connection's receive side. Pulls bytes for the engine when they are needed, and meets the peer's FIN.
 
 Who may read: the task that serves the connection (or a child of it, while a handler reads the body), one at a time.
-Whoever needs bytes that are not there waits here, under the deadline that fits what is awaited. If instead the input
-ends, or the transport is dead, `Departure` is told, and the wait ends as a departure ends everything: by cancellation.
+Whoever needs bytes that are not there waits here: for a head under a deadline in total, for a body as long as there is
+`Patience` with the client. If instead the input ends, or the transport is dead, `Departure` is told, and the wait ends
+as a departure ends everything: by cancellation.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from trioserve.connection.transport import HungUp, Interrupted, OnHangup, Transp
 from trioserve.core.engine import NEED_DATA, Engine
 from trioserve.core.errors import ClientGone
 from trioserve.core.lifecycle import Cause
-from trioserve.core.limits import Deadlines
+from trioserve.core.limits import Deadlines, Limits
 from trioserve.core.messages import BodyPart, EndOfRequest, RequestHead
+from trioserve.core.patience import Patience
 
 
 class Reader:
@@ -34,8 +36,9 @@ class Reader:
         engine: Engine,
         departure: Departure,
         timers: Timers,
-        deadlines: Deadlines,
         *,
+        limits: Limits,
+        deadlines: Deadlines,
         hung_up: OnHangup,
     ) -> None:
         self._hung_up = hung_up
@@ -44,6 +47,8 @@ class Reader:
         self._departure = departure
         self._deadlines = deadlines
         self._timer = timers.timer(self._too_slow)
+        # With the client, while it sends the body of the current request.
+        self._patience = Patience(deadlines.body_stall, limits.body_rate)
         # When the current head's first bytes were there; None before that.
         self.head_begun_at: float | None = None
         # Stands for the task that waits for bytes; while there is one, nobody else may take them in.
@@ -63,6 +68,7 @@ class Reader:
             RequestError: it is not one.
         """
         self.head_begun_at = None
+        self._patience.renew()
         if self._engine.has_unparsed_bytes:
             await self._departure.checkpoint()
         else:
@@ -82,7 +88,7 @@ class Reader:
             trio.BusyResourceError: another task is reading it.
         """
         while (event := self._engine.next_event()) is NEED_DATA:
-            await self._more(trio.current_time() + self._deadlines.body_stall)
+            await self._more_of_body()
         assert isinstance(event, BodyPart | EndOfRequest), "the engine begins no request before the last is complete"
         return event
 
@@ -109,14 +115,24 @@ class Reader:
         """The connection is over: no timer of ours will be due."""
         self._timer.discard()
 
-    async def _more(self, deadline: float) -> None:
-        """Wait for bytes and feed them to the engine. Returns only if there were some."""
+    async def _more_of_body(self) -> None:
+        since = trio.current_time()
+        try:
+            size = await self._more(since + self._patience.left)
+        finally:
+            # Also if the handler has cancelled its wait: it was one all the same.
+            self._patience.waited(trio.current_time() - since)
+        self._patience.got(size)
+
+    async def _more(self, deadline: float) -> int:
+        """Wait for bytes and feed them to the engine. Returns only if there were some, and says how many."""
         data = await self._arrival(deadline)
         if not data:
             self._departure.input_ended()
             await self._departure.checkpoint()
             raise ClientGone("the client left before its request was complete")
         self._engine.receive_data(data)
+        return len(data)
 
     async def _arrival(self, deadline: float) -> bytes:
         """Wait for bytes; b"" at the peer's FIN."""

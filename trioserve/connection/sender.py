@@ -1,8 +1,8 @@
 """Sender: the connection's send side. Hands bytes to the transport, and knows how much of a response got out.
 
-Who may send: one task at a time, under the deadline `send_stall`, which starts anew with every byte that the client's
-system acknowledges. Sends are never shielded. Nothing is written after the end of the exchange has come; what was
-taken up and not handed over by then is forgotten.
+Who may send: one task at a time, waiting as long as there is `Patience` with the client, which every byte that its
+system acknowledges renews a little. Sends are never shielded. Nothing is written after the end of the exchange has
+come; what was taken up and not handed over by then is forgotten.
 
 A send has two steps, so that a handler may cancel one without breaking the framing. `ready` waits until everything
 before has been handed over: cancelled there, nothing of the new piece exists yet. Then the engine makes the piece's
@@ -22,9 +22,11 @@ import trio
 from trioserve.connection.departure import Departure
 from trioserve.connection.timers import Timers
 from trioserve.connection.transport import HungUp, Interrupted, Transport
-from trioserve.core.errors import ClientGone, ResponseError
+from trioserve.core.errors import ClientGone
 from trioserve.core.lifecycle import Cause
+from trioserve.core.limits import Deadlines, Limits
 from trioserve.core.messages import FileSlice, Wire
+from trioserve.core.patience import Patience
 
 _NOTHING = Wire(b"", b"", b"")
 _NO_BYTES = memoryview(b"")
@@ -36,10 +38,13 @@ LOOKS = 30
 class Sender:
     """The send side of one connection."""
 
-    def __init__(self, transport: Transport, departure: Departure, timers: Timers, send_stall: float) -> None:
+    def __init__(
+        self, transport: Transport, departure: Departure, timers: Timers, limits: Limits, deadlines: Deadlines
+    ) -> None:
         self._transport = transport
         self._departure = departure
-        self._send_stall = send_stall
+        self._look_every = deadlines.send_stall / LOOKS
+        # Set only while somebody waits for room.
         self._timer = timers.timer(self._look)
         # The piece that is being handed over, what of its current run is left, and the runs behind that.
         self._wire = _NOTHING
@@ -48,10 +53,13 @@ class Sender:
         self._busy = False
         # Part of a piece is on the wire and the rest was forgotten: what followed would be taken for that rest.
         self._cut = False
-        # What the client had still to acknowledge when last looked at (None if that can't be known), and when it was
-        # last seen to take something.
-        self._unacked: int | None = None
-        self._progress_at = 0.0
+        # With the client; for all responses of the connection, since what it takes of one makes room for the next.
+        self._patience = Patience(deadlines.send_stall, limits.send_rate)
+        # All bytes ever handed over; how many of them the client's system had acknowledged when last looked at; and
+        # from when on the present wait has not been counted yet.
+        self._sent_bytes = 0
+        self._taken_bytes = 0
+        self._waits_since = 0.0
         # Bytes of the current response on the wire, framing included; not positive until its first byte is out.
         self.response_bytes = 0
         # Content bytes of the current response in the pieces before this one.
@@ -135,8 +143,7 @@ class Sender:
         try:
             while self._unsent and not self._try_push():
                 if self._departure.end is None:
-                    self._start_clock()
-                    await self._transport.wait_writable()
+                    await self._wait_for_room()
                 else:
                     await self._after_the_end()
         except Interrupted:
@@ -155,16 +162,11 @@ class Sender:
         except HungUp as error:
             self._departure.hung_up(error.cause)
             return False
-        except ResponseError:
-            self._timer.stop()  # it is not the client who is slow
-            raise
         self._unsent = self._unsent[taken:]
+        self._sent_bytes += taken
         self.response_bytes += taken
         if self._unsent:
-            if taken:
-                self._timer.stop()  # the clock starts anew
             return False
-        self._timer.stop()
         if self._behind:
             self._unsent = self._behind.pop(0)
             return self._try_push()
@@ -179,22 +181,32 @@ class Sender:
         if not self._departure.discarding:
             raise ClientGone("the client has left")
 
-    def _start_clock(self) -> None:
-        """Start the stall's clock, unless it runs: a handler's own cancellations do not set it back."""
-        if not self._timer.is_set:
-            self._unacked = self._transport.unacked_bytes()
-            self._progress_at = trio.current_time()
-            self._timer.set(self._progress_at + self._send_stall / LOOKS)
+    async def _wait_for_room(self) -> None:
+        """Wait until there may be room. Counts as waiting for the client however it ends, a handler's own cancellation
+        included.
+        """
+        self._waits_since = trio.current_time()
+        self._look()
+        if self._departure.end is not None:
+            return  # our patience was at its end before, and nobody could interrupt a wait that had not begun
+        try:
+            await self._transport.wait_writable()
+        finally:
+            self._timer.stop()
+            self._patience.waited(trio.current_time() - self._waits_since)
 
     def _look(self) -> None:
         # A slow client may take bytes all the time and yet leave no room for new ones: buffers are large, and the
         # system speaks of room only when a good part of one is free.
-        now, unacked = trio.current_time(), self._transport.unacked_bytes()
-        if unacked is not None and self._unacked is not None and unacked < self._unacked:
-            self._progress_at = now
-        self._unacked = unacked
-        end = self._progress_at + self._send_stall
+        now = trio.current_time()
+        taken = self._sent_bytes - (self._transport.unacked_bytes() or 0)
+        if taken > self._taken_bytes:
+            self._patience.waited(now - self._waits_since)
+            self._waits_since = now
+            self._patience.got(taken - self._taken_bytes)
+            self._taken_bytes = taken
+        end = self._waits_since + self._patience.left
         if now < end:
-            self._timer.set(min(now + self._send_stall / LOOKS, end))
+            self._timer.set(min(now + self._look_every, end))
         else:
             self._departure.give_up(Cause.WRITE_TIMEOUT)

@@ -34,6 +34,11 @@ class Limits:
     # Bytes of one form's text; beyond it 413. And so many bytes of its files stay in memory; beyond it they go to disk.
     # As large as `body`: only a route that takes larger uploads ever writes to disk.
     form_memory: float = 1_048_576
+    # Bytes a second below which a body that the handler waits for comes too slowly, once the seconds are used up that
+    # `body_stall` forgives; math.inf if any byte will do. Kestrel's default: no line in use is as slow.
+    body_rate: float = 240
+    # The same for a response that the client takes too slowly, with `send_stall`.
+    send_rate: float = 240
     # An unread request body is read and thrown away up to this size, to keep the connection; a longer one closes
     # it. Go's default: beyond it a new connection is cheaper than the bytes.
     unread_body: float = 262_144
@@ -78,9 +83,11 @@ class Deadlines:
     # Between two exchanges of a connection. Longer than the 60 s of the usual load balancers, so that it is they who
     # close first and no request meets a closing connection.
     idle: float = 75.0
-    # The handler waits for the body and not one byte comes. Long enough for a phone in a tunnel.
+    # The handler waits for the body and not one byte comes; or bytes come below Limits.body_rate, and it has waited so
+    # much longer for them than that rate would have taken. Long enough for a phone in a tunnel.
     body_stall: float = 30.0
-    # A send is blocked and the client takes not one byte. nginx's send_timeout is 60 s; half of it suffices.
+    # A send is blocked and the client takes not one byte, or takes them below Limits.send_rate, as above. nginx's
+    # send_timeout is 60 s; half of it suffices.
     send_stall: float = 30.0
     # From the handler's start to the response's end. None by default: only the author knows; set it per route.
     handler: float = math.inf
