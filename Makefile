@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Other servers, to be compared with.
+PEERS := .peers
 
 # Lines and branches together, in percent, of what decides about departures and of what carries it out.
 COVERAGE := 97
@@ -11,7 +13,7 @@ COVERED := trioserve/core/*,trioserve/connection/*
 
 FUZZ := 1000000
 
-.PHONY: help demo test explore fuzz lint format bench clean
+.PHONY: help demo test explore fuzz lint format bench hostile clean
 .DELETE_ON_ERROR:
 
 help:
@@ -22,6 +24,7 @@ help:
 	@echo "make lint    style, types and the import rule only"
 	@echo "make format  format the code, and repair what can be repaired"
 	@echo "make bench   measure: how soon a departure is noticed, what leaks, what a request costs"
+	@echo "make hostile measure under attack: slow clients, thousands of idle ones"
 	@echo "make clean   remove everything that was made"
 	@echo "make PYTHON=python3.12 ... takes another Python, TRIOSERVE_PORT=8001 make demo another port."
 
@@ -54,6 +57,10 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.cpu
 	$(BIN)/python -m benchmarks.routing
 
+hostile: $(INSTALLED) $(PEERS)/.installed
+	$(BIN)/python -m benchmarks.slow
+	$(BIN)/python -m benchmarks.idle --peers $(PEERS)/bin/python
+
 # Made anew, and not updated, so that it is what pyproject.toml says and nothing besides.
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -63,6 +70,11 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --progress-bar off --editable '.[dev]'
 	@touch $@
 
+$(PEERS)/.installed: benchmarks/idle/peers.txt
+	$(PYTHON) -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist .coverage .coverage.* .hypothesis .*_cache *.egg-info
+	rm -rf $(VENV) $(PEERS) build dist .coverage .coverage.* .hypothesis .*_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -35,14 +35,15 @@ class ServerProcess:
 
     Args:
         core: the one core on which it may run; None: any.
+        python: the interpreter that runs it.
 
     Raises:
         RuntimeError: it ended, or said nothing, before it had a port.
     """
 
-    def __init__(self, module: str, *arguments: str, core: int | None = None) -> None:
+    def __init__(self, module: str, *arguments: str, core: int | None = None, python: str = sys.executable) -> None:
         pinned = ["taskset", "-c", str(core)] if core is not None else []
-        self._command = [*pinned, sys.executable, "-m", module, *arguments]
+        self._command = [*pinned, python, "-m", module, *arguments]
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, bufsize=0)
