@@ -162,6 +162,32 @@ async def test_an_application_that_sets_up_logging_gets_the_access_log_its_own_w
 # Signals
 
 
+async def test_after_sigterm_accepting_goes_on_for_the_drains_delay(shop):
+    (shop / "ready.py").write_text("from shop import app\napp.readiness('/ready')\n")
+    delay = {"TRIOSERVE_DEADLINE_DRAIN_DELAY": "20"}
+    async with trioserve("run", "ready:app", "--port", "0", cwd=shop, **delay) as program:
+        assert await answer(await program.connect(), request("GET", "/ready", CLOSE)) == "HTTP/1.1 200 OK ready"
+        program.process.send_signal(signal.SIGTERM)
+        await program.line("trioserve: draining")
+        assert (await answer(await program.connect(), request("GET", "/ready"))).startswith("HTTP/1.1 503 ")
+        assert await answer(await program.connect(), request("GET", "/hello")) == "HTTP/1.1 200 OK hello"
+        assert await program.end(signal.SIGTERM) == 0
+
+
+async def test_after_sigint_nobody_waits_for_the_drains_delay(shop):
+    async with trioserve(
+        "run",
+        "shop:app",
+        "--port",
+        "0",
+        cwd=shop,
+        TRIOSERVE_DEADLINE_DRAIN_DELAY="1000",
+        TRIOSERVE_DEADLINE_DRAIN="1000",
+    ) as program:
+        await program.port()
+        assert await program.end(signal.SIGINT) == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_the_first_signal_lets_an_exchange_under_way_end(shop, number):
     async with trioserve("run", "shop:app", "--port", "0", cwd=shop) as program:

@@ -34,7 +34,7 @@ from trioserve.core.application import Application
 from trioserve.core.callables import name_of
 from trioserve.core.errors import ConfigError
 from trioserve.core.lifecycle import CANCEL, HalfClose
-from trioserve.core.limits import Deadlines, Limits
+from trioserve.core.limits import MAY_BE_ZERO, Deadlines, Limits
 from trioserve.core.status import StatusChange
 from trioserve.failures import sole
 from trioserve.observe.access_log import ACCESS_LOGGER
@@ -123,7 +123,8 @@ HELP = {
         "unwind": "After which a cancelled handler that still cleans up is reported.",
         "hook": "For one call of an on_abandoned hook.",
         "background": "For background work, after the last exchange.",
-        "drain": "For exchanges under way when the server stops.",
+        "drain_delay": "After SIGTERM, until no more connections are accepted.",
+        "drain": "For exchanges under way when the server stops, that delay included.",
         "linger": "For a client to read an error answer before the close.",
         "vanish": "For a peer that is silent because it has gone.",
     },
@@ -156,6 +157,11 @@ def seconds(text: str) -> float:
     return _positive(number, f"{text!r} is not a positive number of seconds, or inf")
 
 
+def seconds_or_none(text: str) -> float:
+    """0 or a positive number of seconds, or "inf" for ever."""
+    return 0.0 if text in {"0", "0.0"} else seconds(text)
+
+
 def number(text: str) -> float:
     """A positive whole number, or "inf" for no limit."""
     try:
@@ -179,7 +185,7 @@ def number_options(cls: type[Limits | Deadlines], prefix: str, kind: Callable[[s
             default = f"{field.default:g}" if isinstance(field.default, float) else field.default
             command = option(
                 f"--{prefix}-{field.name.replace('_', '-')}",
-                type=kind,
+                type=seconds_or_none if field.name in MAY_BE_ZERO else kind,
                 metavar=kind.__name__.upper(),
                 help=f"{HELP[cls][field.name]}  [default: {default}]",
             )(command)
@@ -249,8 +255,8 @@ def run(  # noqa: PLR0917 - click passes options by name
 ) -> None:
     """Serve the application MODULE:ATTR, looked for in the current directory too.
 
-    SIGINT (Ctrl-C) and SIGTERM drain the server: exchanges under way may end until --deadline-drain. A second one
-    cancels them at once.
+    SIGINT (Ctrl-C) and SIGTERM drain the server: exchanges under way may end until --deadline-drain. After SIGTERM it
+    goes on accepting for the drain's delay, so that balancers can hear of it. A second signal cancels all at once.
     """
     config = Config(
         listen=addresses(host, port, unix),
@@ -489,30 +495,34 @@ async def serve_until_signal(
     application: Application, config: Config, name: str, greet: Callable[[tuple[Address, ...]], None]
 ) -> None:
     """Serve until the first signal, then drain; cancel at the second."""
-    drain = trio.Event()
+    drain, hasten = trio.Event(), trio.Event()
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as outer:
             async with trio.open_nursery() as serving:
                 try:
                     bound = await serving.start(
-                        lambda task_status: serve(application, config, drain=drain, task_status=task_status)
+                        lambda task_status: serve(
+                            application, config, drain=drain, hasten=hasten, task_status=task_status
+                        )
                     )
                 except Exception as error:
                     if isinstance(sole(error), ConfigError):
                         raise
                     raise StartError(error) from None
-                outer.start_soon(_obey, signals, drain, serving.cancel_scope)
+                outer.start_soon(_obey, signals, drain, hasten, serving.cancel_scope)
                 click.echo(f"trioserve: serving {name} on {', '.join(map(str, bound))} (Ctrl-C to stop)", err=True)
                 greet(bound)
             # The signals are listened to until all has unwound; one that nobody took would strike when we let go.
             outer.cancel_scope.cancel(reason="the server has stopped")
 
 
-async def _obey(signals: AsyncIterator[int], drain: trio.Event, serving: trio.CancelScope) -> None:
+async def _obey(signals: AsyncIterator[int], drain: trio.Event, hasten: trio.Event, serving: trio.CancelScope) -> None:
     """The first signal drains, the second cancels, and after that only handlers that clean up are waited for."""
-    async for _ in signals:
+    async for number in signals:
         if not drain.is_set():
             drain.set()
+            if number == signal.SIGINT:
+                hasten.set()  # somebody sits and waits; no balancer sends that
             click.echo("trioserve: draining; signal again to stop at once", err=True)
         elif not serving.cancel_called:
             serving.cancel(reason="second signal")

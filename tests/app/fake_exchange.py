@@ -22,6 +22,7 @@ class FakeExchange:
 
     max_body = float("inf")
     ended = False
+    draining = False
     refusal = None
     limits = Limits()
     deadlines = Deadlines()

@@ -365,7 +365,7 @@ async def test_one_that_fails_at_the_end_ends_serve_with_its_error_and_the_other
 
     drain.set()
     with pytest.raises(ValueError, match="cannot flush"):
-        await serve(app, ANYWHERE, drain=drain)
+        await serve(app, ANYWHERE, drain=drain, hasten=drain)
     assert log == ["+first", "-first"]
 
 

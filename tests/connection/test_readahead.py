@@ -97,6 +97,23 @@ async def push_and_close(sock: socket.socket, size: int) -> None:
     sock.close()
 
 
+async def test_bytes_are_there_whether_the_pump_has_had_its_turn_or_not():
+    async with connected() as (transport, client):
+        assert not transport.has_bytes()
+        client.send(b"hello")
+        while not transport._transport.has_bytes():
+            pass  # they are on their way through the kernel; the pump does not run meanwhile
+        assert transport.has_bytes()
+        await wait_all_tasks_blocked(0.01)
+
+        assert transport.has_bytes()
+        assert await receive(transport, 5) == b"hello"
+        assert not transport.has_bytes()
+        client.close()
+        await happens_to(transport.wait_readable)
+        assert not transport.has_bytes()
+
+
 async def test_what_is_put_back_comes_again_before_what_arrives_later():
     async with connected() as (transport, client):
         client.send(b"ab")

@@ -95,6 +95,33 @@ async def happens_to(wait: Callable) -> None:
         await wait()
 
 
+async def test_bytes_are_there_until_they_are_received_and_a_fin_is_none():
+    with connected() as (transport, client):
+        assert not transport.has_bytes()
+        client.send(b"hello")
+        client.close()
+        await happens_to(transport.wait_readable)
+
+        assert transport.has_bytes()
+        assert transport.receive_nowait() == b"hello"
+        await happens_to(transport.wait_readable)
+        assert not transport.has_bytes()
+
+
+async def test_bytes_that_were_absorbed_are_there_and_none_of_a_client_that_is_gone():
+    with connected() as (transport, client):
+        client.send(b"hello")
+        await happens_to(transport.wait_readable)
+        transport.absorb()
+        assert transport.has_bytes()
+        transport.receive_nowait()
+        reset(client)
+        await happens_to(transport.wait_readable)
+        assert not transport.has_bytes()
+        transport.close()
+        assert not transport.has_bytes()
+
+
 async def test_at_a_fin_an_empty_string_is_received_for_ever():
     with connected() as (transport, client):
         client.send(b"last")

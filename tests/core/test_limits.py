@@ -11,7 +11,7 @@ import pytest
 
 from trioserve.core import limits as module
 from trioserve.core.errors import ConfigError
-from trioserve.core.limits import MIN_VANISH, Deadlines, Limits
+from trioserve.core.limits import MAY_BE_ZERO, MIN_VANISH, Deadlines, Limits
 
 BOTH = pytest.mark.parametrize("cls", [Limits, Deadlines])
 EACH_LIMIT = pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Limits)])
@@ -38,10 +38,23 @@ def test_a_deadline_is_a_positive_number_or_none(name, value):
 
 
 @EACH_DEADLINE
-@pytest.mark.parametrize("value", [0, -1, -math.inf, math.nan, "10", None, True])
+@pytest.mark.parametrize("value", [-1, -math.inf, math.nan, "10", None, True, False])
 def test_another_deadline_is_a_config_error_that_names_it(name, value):
     with pytest.raises(ConfigError, match=rf"Deadlines\.{name} is .*positive number of seconds"):
         Deadlines(**{name: value})
+
+
+@EACH_DEADLINE
+def test_only_what_may_be_left_out_can_be_zero(name):
+    if name in MAY_BE_ZERO:
+        assert getattr(Deadlines(**{name: 0}), name) == 0
+    else:
+        with pytest.raises(ConfigError, match=rf"Deadlines\.{name} is 0; it must be a positive number of seconds"):
+            Deadlines(**{name: 0})
+
+
+def test_the_drains_delay_leaves_time_for_what_is_under_way():
+    assert Deadlines().drain_delay < Deadlines().drain / 2
 
 
 def test_a_deadline_may_be_a_fraction_of_a_second():

@@ -181,7 +181,7 @@ class Stage:
                 curtain.set()
             else:
                 drain = trio.Event()
-                (address,) = await nursery.start(functools.partial(serve, app, config, drain=drain))
+                (address,) = await nursery.start(functools.partial(serve, app, config, drain=drain, hasten=drain))
 
                 async def start_draining() -> None:
                     drain.set()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import socket
+
 import pytest
 import trio
 import trio.testing
 
-from tests.support import Cut, Running, happens, start
+from tests.support import Client, Cut, Running, happens, start
 from tests.support.logs import errors
-from trioserve import Abandoned, App, Cause, Completed, Deadlines, Outcome, Phase, Response
+from tests.support.memory import in_memory
+from trioserve import Abandoned, App, Cause, Completed, Deadlines, Outcome, Phase, Request, Response
+from trioserve.server.server import FIRST_REQUEST
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 STREAM = b"GET /stream HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -138,6 +143,199 @@ async def test_nothing_pipelined_is_begun_once_the_server_drains(nursery):
     await happens(server.ended.wait())
     await server.records.next(Completed)
     assert server.records.unread == []
+
+
+# The delay, in which others hear of it
+
+LONG_DELAY = Deadlines(drain_delay=math.inf)
+
+
+def quick_app() -> App:
+    app = App()
+    app.readiness("/ready")
+
+    @app.get("/")
+    async def draining(request: Request) -> str:
+        return f"draining: {request.draining}"
+
+    return app
+
+
+async def test_while_the_drain_is_delayed_connections_are_accepted_and_end_with_their_answer(nursery):
+    server = await start(nursery, quick_app(), delays_drain=True, deadlines=LONG_DELAY)
+    used, idle = await server.connect(), await server.connect()
+    for client in (used, idle):
+        answer = await client.get()
+        assert (answer.body, answer.closes) == (b"draining: False", False)
+    await drain(server)
+
+    for client in (used, await server.connect()):
+        answer = await client.get()
+        assert (answer.status, answer.body, answer.closes) == (200, b"draining: True", True)
+        assert await client.is_closed()
+
+    assert not server.ended.is_set()
+    server.hasten.set()
+    assert await idle.is_closed()
+    await happens(server.ended.wait())
+
+
+async def test_readiness_is_refused_from_the_order_to_stop_on(nursery):
+    server = await start(nursery, quick_app(), delays_drain=True, deadlines=LONG_DELAY)
+    client = await server.connect()
+    before = await client.get("/ready")
+    await drain(server)
+
+    after = await client.get("/ready")
+
+    assert (before.status, before.body, before.get("cache-control")) == (200, b"ready\n", "no-store")
+    assert (after.status, after.get("cache-control"), after.closes) == (503, "no-store", True)
+
+
+async def test_a_stream_that_began_before_the_order_ends_its_connection_too(nursery):
+    app = Slow()
+    server = await start(nursery, app, delays_drain=True, deadlines=LONG_DELAY)
+    client = await server.ask(STREAM)
+    await happens(app.entered.wait())
+    await drain(server)
+    app.leave.set()
+    assert (await client.answer()).body == b"firstsecond"
+
+    answer = await client.get()
+
+    assert (answer.status, answer.closes) == (200, True), "its answer had not announced the end; the next one does"
+
+
+async def test_the_delay_is_a_part_of_the_drain(autojump_clock):
+    app = Slow()
+    async with in_memory(app, deadlines=Deadlines(drain_delay=10, drain=4)) as served:
+        client = served.connect()
+        await client.send(GET)
+        await app.entered.wait()
+        ordered_at = trio.current_time()
+
+        await served.server.drain_slowly()
+
+        assert trio.current_time() - ordered_at == pytest.approx(4)
+        assert (await client.answer()).status == 503
+
+
+async def test_after_the_delay_nobody_is_accepted_any_more(nursery):
+    server = await start(nursery, quick_app(), delays_drain=True, deadlines=Deadlines(drain_delay=0))
+    server.drain.set()
+    await happens(server.ended.wait())
+
+    with pytest.raises(ConnectionRefusedError):
+        await server.connect()
+
+
+# What is there is answered
+
+
+async def test_an_idle_connection_in_which_a_request_lies_is_answered(autojump_clock):
+    async with in_memory(quick_app()) as served:
+        client = served.connect()
+        await client.get()
+        client.stream.send_nowait(GET)  # and nobody has had the time to read it
+
+        await served.server.drain()
+
+        answer = await client.answer()
+        assert (answer.status, answer.closes) == (200, True)
+        assert await client.is_closed()
+
+
+async def test_an_idle_connection_in_which_a_request_lies_is_answered_on_a_socket(nursery):
+    server = await start(nursery, quick_app())
+    client = await server.connect()
+    await client.get()
+
+    server.drain.set()
+    client.stream.socket._sock.send(GET)
+
+    assert (await client.answer()).status == 200
+    assert await client.is_closed()
+    await happens(server.ended.wait())
+
+
+async def test_a_request_behind_an_answer_that_did_not_announce_the_end_is_answered(nursery):
+    app = Slow()
+    server = await start(nursery, app)
+    client = await server.ask(STREAM + GET)
+    await happens(app.entered.wait())
+    await drain(server)
+
+    app.leave.set()
+
+    assert not (await client.answer()).closes
+    answer = await client.answer()
+    assert (answer.body, answer.closes) == (b"late", True)
+    await happens(server.ended.wait())
+
+
+async def test_a_client_that_has_left_is_no_request(autojump_clock):
+    async with in_memory(quick_app()) as served:
+        client = served.connect()
+        await client.get()
+        client.stream.send_eof_nowait()
+
+        await served.server.drain()
+
+        assert await client.is_closed()
+
+
+async def test_a_client_in_the_backlog_is_answered(nursery):
+    server = await start(nursery, quick_app(), delays_drain=True, deadlines=Deadlines(drain_delay=0))
+    await trio.testing.wait_all_tasks_blocked()
+    server.drain.set()
+    with socket.create_connection(("127.0.0.1", server.port)) as early:  # before the server has its turn
+        early.settimeout(0)
+        client = Client(trio.SocketStream(trio.socket.from_stdlib_socket(early)))
+
+        answer = await client.get()
+
+        assert (answer.status, answer.closes) == (200, True)
+    await happens(server.ended.wait())
+
+
+async def test_a_connection_that_was_just_accepted_gets_time_for_its_first_request(nursery):
+    server = await start(nursery, quick_app(), delays_drain=True, deadlines=Deadlines(drain_delay=0))
+    client = await server.connect()
+    await trio.testing.wait_all_tasks_blocked()
+    await drain(server)
+
+    answer = await client.get()
+
+    assert (answer.status, answer.closes) == (200, True)
+    await happens(server.ended.wait())
+
+
+async def test_a_connection_without_a_first_request_does_not_hold_up_the_drain_for_long(autojump_clock):
+    async with in_memory(quick_app(), deadlines=Deadlines(drain_delay=0)) as served:
+        client = served.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        ordered_at = trio.current_time()
+
+        await served.server.drain_slowly()
+
+        assert trio.current_time() - ordered_at == pytest.approx(FIRST_REQUEST)
+        assert await client.is_closed()
+        assert served.records.all == []
+
+
+async def test_a_hastened_drain_does_not_wait_for_first_requests(autojump_clock):
+    async with in_memory(quick_app()) as served:
+        client = served.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        ordered_at = trio.current_time()
+
+        await served.server.drain()
+
+        assert trio.current_time() == ordered_at
+        assert await client.is_closed()
+
+
+# The deadline
 
 
 async def test_at_the_deadline_what_has_not_answered_is_cancelled_and_answered_503(nursery, caplog):

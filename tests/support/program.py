@@ -61,9 +61,14 @@ class Program:
         return await self.process.wait()
 
 
+NO_DELAY = {"TRIOSERVE_DEADLINE_DRAIN_DELAY": "0"}
+"""Nobody is to be told that a test's server stops."""
+
+
 def environment(**variables: str) -> dict[str, str]:
     """Ours, without settings that somebody may have made for a server of their own."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("TRIOSERVE_")} | variables
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("TRIOSERVE_")}
+    return ours | NO_DELAY | variables
 
 
 def command(*arguments: str) -> list[str]:

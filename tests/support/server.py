@@ -66,6 +66,7 @@ class Running:
     addresses: tuple[Any, ...]
     records: Records
     drain: trio.Event
+    hasten: trio.Event  # the same as `drain`, unless the drain is to be delayed
     scope: trio.CancelScope  # cancels the server
     ended: trio.Event  # `serve` has returned
     _clients: list[Client] = field(default_factory=list)
@@ -98,21 +99,25 @@ class Running:
                 client.close()
 
 
-async def start(nursery: trio.Nursery, app: App, **settings: Any) -> Running:
-    """Serve `app` on loopback in the test's nursery. `settings` are those of `Config`; `listen` is a free port."""
+async def start(nursery: trio.Nursery, app: App, *, delays_drain: bool = False, **settings: Any) -> Running:
+    """Serve `app` on loopback in the test's nursery. `settings` are those of `Config`; `listen` is a free port.
+
+    `delays_drain`: as after SIGTERM, and not as after SIGINT.
+    """
     records = Records()
     settings.setdefault("listen", (LOOPBACK,))
     config = Config(**{**settings, "observers": (records, *settings.get("observers", ()))})
     scope, drain, ended = trio.CancelScope(), trio.Event(), trio.Event()
+    hasten = trio.Event() if delays_drain else drain
 
     async def run(task_status: trio.TaskStatus[Any]) -> None:
         try:
             with scope:
-                await serve(app, config, drain=drain, task_status=task_status)
+                await serve(app, config, drain=drain, hasten=hasten, task_status=task_status)
         finally:
             ended.set()
 
     addresses = await nursery.start(run)
-    running = Running(addresses, records, drain, scope, ended)
+    running = Running(addresses, records, drain, hasten, scope, ended)
     nursery.start_soon(running.close_clients_at_end)
     return running

@@ -225,6 +225,19 @@ class App(Router):
         if self._running is not None:
             raise ConfigError("the app is being served; register before that")
 
+    def readiness(self, path: str) -> None:
+        """Register a GET route that says if more requests are welcome: 200, and 503 from the order to stop on.
+
+            app.readiness("/ready")
+
+        For load balancers and Kubernetes' readinessProbe. While it says 503, for `Deadlines.drain_delay`, everything is
+        still served. What else the app depends on is for a handler of your own to say; it has `request.draining`.
+
+        Raises:
+            ConfigError: the path is none, or has a route already.
+        """
+        self.get(path)(_readiness)
+
     # What it is asked
 
     @property
@@ -346,6 +359,13 @@ class App(Router):
             raise HTTPError(404, "there is nothing at this address")
 
         return answer
+
+
+async def _readiness(request: Request) -> Response:
+    headers = {"cache-control": "no-store"}
+    if request.draining:
+        return Response("the server is going to stop\n", status=503, headers=headers)
+    return Response("ready\n", headers=headers)
 
 
 def _handler_key(handler: Callable[..., Any]) -> Any:

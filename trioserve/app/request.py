@@ -143,6 +143,11 @@ class Request:
         return self.exchange.head.headers
 
     @property
+    def draining(self) -> bool:
+        """True from the order to stop on: the server is going to end. For a handler that can come to an early end."""
+        return self.exchange.draining
+
+    @property
     def client(self) -> ClientAddress | None:
         """(host, port) of the peer; None on a Unix socket."""
         return self.exchange.client

@@ -69,8 +69,10 @@ class Connection:
         # The exchange that is being served; None between exchanges and while a head arrives.
         self.exchange: ServedExchange | None = None
         self._exchanges_begun = 0
-        # The current exchange is the last: the server stops, or the request was refused.
+        # The current exchange is the last: the request was refused, or the application says so.
         self._closing = False
+        # The server accepts no more: this connection ends as soon as no request is there.
+        self._ends_when_idle = False
         # The endpoint of the current exchange has not returned. It may be clearing up behind its response; then what
         # would end an idle connection waits until it has.
         self._endpoint_runs = False
@@ -113,6 +115,8 @@ class Connection:
                 return
             await self._read_rest_of_request()
             if self._closing or not self.engine.reusable:
+                return
+            if self._ends_when_idle and not self._request_is_there:
                 return
             self.engine.start_next_exchange()
             self.exchange = None
@@ -219,6 +223,7 @@ class Connection:
         """True if the response must announce the connection's end."""
         return (
             self._closing
+            or self.context.draining.is_set()
             or self.departure.end is not None
             or self.engine.client_awaits_continue  # it may send its body all the same, or not: nobody can tell
             or exchange.request_bytes_left > self.context.limits.unread_body
@@ -320,12 +325,28 @@ class Connection:
     # When the server stops
 
     def drain(self) -> None:
-        """Take no further exchange: end now if none is under way, else after the current one."""
-        self._closing = True
+        """Nobody is accepted any more: end as soon as no request is there.
+
+        One that lies in the socket, or behind an answer that did not announce the end, is there: who sent it did so in
+        good faith. A client that was accepted just now gets until `end_if_idle` to send its first.
+        """
+        self._ends_when_idle = True
+        if self._exchanges_begun:
+            self.end_if_idle()
+
+    def end_if_idle(self) -> None:
+        """End now if no exchange is under way and no request is there."""
         if self._clears_up:
-            self._waits_for_endpoint.append(self.drain)
-        elif self.phase in {Phase.IDLE, Phase.COMPLETE}:
+            self._waits_for_endpoint.append(self.end_if_idle)
+        elif self.phase in {Phase.IDLE, Phase.COMPLETE} and not self._request_is_there:
             self.departure.give_up(Cause.DRAIN)
+
+    @property
+    def _request_is_there(self) -> bool:
+        """True if bytes of a next request are there, and it may be answered."""
+        if self._closing or (self.exchange is not None and not self.engine.reusable):
+            return False
+        return self.engine.has_unparsed_bytes or self.transport.has_bytes()
 
     def stop(self) -> None:
         """The drain's deadline has passed: cancel what still runs."""

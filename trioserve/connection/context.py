@@ -59,3 +59,4 @@ class Context:
     half_close: HalfClose
     threads: trio.CapacityLimiter  # for plain `def` handlers
     date: Callable[[], bytes]  # the Date field's value now (RFC 9110 §6.6.1)
+    draining: trio.Event  # set at the order to stop; from then on each response announces its connection's end

@@ -112,6 +112,10 @@ class ServedExchange:
     def deadlines(self) -> Deadlines:
         return self._connection.context.deadlines
 
+    @property
+    def draining(self) -> bool:
+        return self._connection.context.draining.is_set()
+
     def content_allowed(self, status: int) -> bool:
         return self._connection.engine.content_allowed(status)
 

@@ -128,6 +128,10 @@ class ReadAhead:
         self._spool.put_back(data)
         self._news.set()
 
+    def has_bytes(self) -> bool:
+        # The pump may not have had its turn yet.
+        return bool(self._spool.size) or (self._end is None and self._transport.has_bytes())
+
     async def wait_readable(self) -> None:
         if self._spool.size or self._end is not None:
             await trio.lowlevel.checkpoint()

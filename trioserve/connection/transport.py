@@ -73,6 +73,10 @@ class Transport(Protocol):
         """What was just received comes again at the next `receive_nowait`. Only before `watch`."""
         ...
 
+    def has_bytes(self) -> bool:
+        """True if `receive_nowait` would give bytes. False at the peer's FIN, and if it is gone."""
+        ...
+
     async def wait_readable(self) -> None:
         """Wait until `receive_nowait` has something to say. Always a checkpoint.
 
@@ -198,6 +202,14 @@ class SocketTransport:
 
     def put_back(self, data: bytes) -> None:
         self._spool.put_back(data)
+
+    def has_bytes(self) -> bool:
+        if self._spool.size:
+            return True
+        try:
+            return bool(self._sock.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
 
     async def wait_readable(self) -> None:
         if self._spool.size:

@@ -105,6 +105,11 @@ class Exchange(Protocol):
         ...
 
     @property
+    def draining(self) -> bool:
+        """True from the order to stop on: the server is going to end, and so is this connection after this exchange."""
+        ...
+
+    @property
     def ended(self) -> bool:
         """True once the client has left or the server gives up, whether the handler is stopped by that or runs on: what
         it still sends is thrown away.

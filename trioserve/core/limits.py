@@ -71,7 +71,7 @@ class Deadlines:
     """How long the server waits for what, in seconds of the trio clock.
 
     Raises:
-        ConfigError: a value is not a positive number (or math.inf).
+        ConfigError: a value is not a positive number (or math.inf). `drain_delay` may be 0 too.
     """
 
     # From the accept of a connection until its first request can come: a PROXY protocol header, a TLS handshake. In
@@ -95,7 +95,12 @@ class Deadlines:
     unwind: float = 5.0
     # One call of the on_abandoned hook.
     hook: float = 5.0
-    # From the order to stop until exchanges still running are cancelled. Below the 30 s after which Kubernetes kills.
+    # From the order to stop, readiness is refused and connections end with their next answer, but accepting goes on for
+    # so long, until whoever sends us clients has heard of it. The `sleep 5` that people write into a preStop hook of
+    # Kubernetes, which tells its balancers and its pods at the same moment. 0: nobody needs to hear.
+    drain_delay: float = 5.0
+    # From the order to stop, that delay included, until exchanges still running are cancelled. Below the 30 s after
+    # which Kubernetes kills.
     drain: float = 25.0
     # Background work that still runs when the last exchange has ended. With drain below Kubernetes' 30 s.
     background: float = 4.0
@@ -110,11 +115,15 @@ class Deadlines:
         for field in fields(self):
             value = getattr(self, field.name)
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (number and value > 0):
-                raise ConfigError(f"Deadlines.{field.name} is {value!r}; it must be a positive number of seconds")
+            if not (number and (value > 0 or (value == 0 and field.name in MAY_BE_ZERO))):
+                zero = "0 or " if field.name in MAY_BE_ZERO else ""
+                raise ConfigError(f"Deadlines.{field.name} is {value!r}; it must be {zero}a positive number of seconds")
         if self.vanish < MIN_VANISH:
             raise ConfigError(f"Deadlines.vanish is {self.vanish!r}; it must be at least {MIN_VANISH} seconds")
 
+
+MAY_BE_ZERO = frozenset({"drain_delay"})
+"""The deadlines that may be left out: what they wait for need not come."""
 
 MIN_VANISH = 3.0
 """The shortest `Deadlines.vanish`: one second of silence, then two keepalive probes a second apart."""

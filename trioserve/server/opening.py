@@ -4,9 +4,10 @@ In this order: the header of the PROXY protocol, if a proxy has to say whom it s
 under one deadline, `Deadlines.handshake`, in one task, which ends with it. An address that asks for neither has no
 opening, and its connections pay nothing for it.
 
-A connection at its opening counts among the living. When the server drains or stops it is closed at once: nothing was
-asked for yet. One that comes to nothing (garbage, a client that leaves or is too slow) is closed and costs one line of
-the log at level DEBUG. It has no record, as there is no exchange.
+A connection at its opening counts among the living. When the server drains it is one that is without its first request,
+as all that were accepted just now; when the server stops it is closed at once. One that comes to nothing (garbage, a
+client that leaves or is too slow) is closed and costs one line of the log at level DEBUG. It has no record, as there is
+no exchange.
 """
 
 from __future__ import annotations
@@ -82,6 +83,9 @@ class Opening:
                 self._transport.client = client
 
     def drain(self) -> None:
+        """Go on until `end_if_idle`: a request is to follow."""
+
+    def end_if_idle(self) -> None:
         """End it."""
         self.stop()
 

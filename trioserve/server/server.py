@@ -1,8 +1,17 @@
 """The server: listeners, the connections' nursery, and how it all stops.
 
-How it stops, in this order (the drain): no more connections are accepted; idle ones are closed; exchanges under way
-go on, and their responses say `Connection: close`; at `Deadlines.drain` those that still run are cancelled with cause
-DRAIN, and where nothing was sent they are answered 503; then everything unwinds, which is not cut.
+How it stops, in this order (the drain):
+
+1. From the order on, `Exchange.draining` is true, so readiness is refused, and every response says `Connection: close`.
+   For `Deadlines.drain_delay` all else goes on, accepting too, until whoever sends us clients sends them elsewhere.
+2. Whoever waits in a listener's backlog is accepted, and the listener is closed.
+3. Idle connections are closed; not one in which a request lies already, and one that was accepted just now gets
+   FIRST_REQUEST seconds to send its own. Exchanges under way go on.
+4. At `Deadlines.drain`, counted from the order, those that still run are cancelled with cause DRAIN, and where nothing
+   was sent they are answered 503; then everything unwinds, which is not cut.
+
+No request is lost by that but one that a client sends on an idle connection in the moment in which we close it, which
+HTTP/1.1 cannot rule out (RFC 9112 §9.3.1): a client that sends something during the delay hears of the end in time.
 
 Cancelling `serve` skips the waiting: everything is cancelled as DRAIN at once. So does a lifespan that fails while
 connections live, since it cancels all that runs inside it. Neither cancellation reaches the connections by itself: they
@@ -50,6 +59,10 @@ ACCEPT_AT_ONCE = 64
 ACCEPT_PAUSE = 0.1
 """Seconds to wait when the system is out of descriptors or memory: long enough for something to be closed."""
 
+FIRST_REQUEST = 1.0
+"""Seconds for which a connection may be without its first request when nobody is accepted any more: a client that has
+connected sends it within a round trip."""
+
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -58,6 +71,7 @@ async def serve(
     config: Config | None = None,
     *,
     drain: trio.Event | None = None,
+    hasten: trio.Event | None = None,
     task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `app` until `drain` is set, or for ever; `await nursery.start(serve, app, config)` gives the addresses.
@@ -66,6 +80,8 @@ async def serve(
         app: an `App`, or any other `Application`.
         config: what differs from the defaults.
         drain: set it to stop gracefully; `serve` returns when the last exchange has ended.
+        hasten: set it, before or after `drain`, where nobody is to be told that the server stops, as after a Ctrl-C:
+            `Deadlines.drain_delay` is not waited for then, nor are clients that have just connected.
         task_status: started with the bound addresses, ports filled in, once connections are accepted.
 
     Raises:
@@ -79,8 +95,10 @@ async def serve(
     """
     config = config or Config()
     drain = drain if drain is not None else trio.Event()
+    hasten = hasten if hasten is not None else trio.Event()
     server = Server(app, config)
-    listeners = await open_listeners(config.listen, int(min(config.limits.backlog, 65_535)))
+    backlog = int(min(config.limits.backlog, 65_535))
+    listeners = await open_listeners(config.listen, backlog)
     with contextlib.ExitStack() as listening:
         for listener in listeners:
             listening.callback(close_listener, listener)
@@ -91,8 +109,13 @@ async def serve(
                         accepting.start_soon(server.accept, listener)
                     task_status.started(tuple(listener.address for listener in listeners))
                     await drain.wait()
+                    deadline = server.announce_drain()
+                    await server.delay_drain(deadline, hasten)
                     accepting.cancel_scope.cancel(reason="the server drains")
-            await server.drain()
+                for listener in listeners:
+                    with contextlib.suppress(OSError):  # there is no room for more, and no time to wait for it
+                        server.accept_waiting(listener, backlog)
+            await server.drain(deadline, hasten)
 
 
 class Server:
@@ -113,12 +136,15 @@ class Server:
             half_close=config.half_close,
             threads=trio.CapacityLimiter(limits.threads),
             date=date_field(),
+            draining=trio.Event(),
         )
         # Half each, so that raised receive buffers leave room for spools.
         self._receive_buffers = Budget(limits.spool_total / 2)
         self._spools = Budget(limits.spool_total / 2)
         self._watch = current_hangup_watch() if config.hangup_news is HangupNews.KERNEL else None
         self._living: set[Connection | Opening] = set()
+        # Nobody is accepted any more, and connections end when they are idle. Set once, by `drain`.
+        self._closes_idle = False
         self._gone = trio.lowlevel.ParkingLot()
         # Where connections run, while `running`; what is around the block that starts them; and set when it was left.
         self._connections: trio.Nursery | None = None
@@ -182,26 +208,36 @@ class Server:
         starved = False  # said once, and not at every try
         while True:
             await trio.lowlevel.wait_readable(listener.socket)
-            for _ in range(ACCEPT_AT_ONCE):
-                try:
-                    sock, peer = listener.socket.accept()
-                except BlockingIOError:
-                    break
-                except OSError as error:
-                    if error.errno in _OUT_OF_RESOURCES:
-                        if not starved:
-                            logging.getLogger(ERROR_LOGGER).warning("cannot accept connections: %s", error.strerror)
-                        starved = True
-                        await trio.sleep(ACCEPT_PAUSE)
-                    # Anything else (ECONNABORTED, say) is the misfortune of one client: take the next.
-                    break
+            try:
+                self.accept_waiting(listener, ACCEPT_AT_ONCE)
                 starved = False
-                try:
-                    transport = self._transport(sock, peer)
-                except OSError:
-                    sock.close()  # the client has gone already, and the system says so when options are set
-                    continue
-                self.open(transport, listener.address)
+            except OSError as error:
+                if not starved:
+                    logging.getLogger(ERROR_LOGGER).warning("cannot accept connections: %s", error.strerror)
+                starved = True
+                await trio.sleep(ACCEPT_PAUSE)
+
+    def accept_waiting(self, listener: Listener, at_most: int) -> None:
+        """Accept and start connections that wait in the backlog.
+
+        Raises:
+            OSError: the system is out of descriptors or memory.
+        """
+        for _ in range(at_most):
+            try:
+                sock, peer = listener.socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF_RESOURCES:
+                    raise
+                return  # anything else (ECONNABORTED, say) is the misfortune of one client
+            try:
+                transport = self._transport(sock, peer)
+            except OSError:
+                sock.close()  # the client has gone already, and the system says so when options are set
+                continue
+            self.open(transport, listener.address)
 
     def _transport(self, sock: socket.socket, peer: object) -> Transport:
         client = None
@@ -264,6 +300,8 @@ class Server:
         connection = Connection(self._context, transport, self._timers, next(_connection_ids))
         # Living from now on, so that a drain which comes before the task's first step does not miss it.
         self._living.add(connection)
+        if self._closes_idle:
+            connection.drain()
         connections.start_soon(self._serve, connection)
 
     async def _contained(self, run: Callable[[], Awaitable[None]]) -> None:
@@ -285,14 +323,45 @@ class Server:
         self._living.discard(living)
         self._gone.unpark_all()
 
-    async def drain(self) -> None:
+    # The drain, in this order
+
+    def announce_drain(self) -> float:
+        """The order to stop has come: connections end with their next answer. Returns the deadline for all of it."""
+        self._context.draining.set()
+        return trio.current_time() + self._config.deadlines.drain
+
+    async def delay_drain(self, deadline: float, hasten: trio.Event) -> None:
+        """Give others time to hear of it. Accepting goes on meanwhile, and ends after this."""
+        with trio.move_on_at(min(trio.current_time() + self._config.deadlines.drain_delay, deadline)):
+            await hasten.wait()
+
+    async def drain(self, deadline: float, hasten: trio.Event) -> None:
         """Let the exchanges under way end; cancel them at the deadline. Their unwinding is the nursery's to await."""
+        self._closes_idle = True
         for living in tuple(self._living):
             living.drain()
-        with trio.move_on_after(self._config.deadlines.drain):
-            while self._living:
-                await self._gone.park()
+        with trio.move_on_at(deadline):
+            with trio.move_on_after(FIRST_REQUEST):
+                await self._all_gone_unless(hasten)
+            for living in tuple(self._living):
+                living.end_if_idle()
+            await self._all_gone()
         self.stop()
+
+    async def _all_gone(self) -> None:
+        while self._living:
+            await self._gone.park()
+
+    async def _all_gone_unless(self, event: trio.Event) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def give_up() -> None:
+                await event.wait()
+                nursery.cancel_scope.cancel(reason="the drain is hastened")
+
+            nursery.start_soon(give_up)
+            await self._all_gone()
+            nursery.cancel_scope.cancel(reason="all connections have ended")
 
     def stop(self) -> None:
         """Cancel every exchange under way, as DRAIN."""

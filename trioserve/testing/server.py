@@ -6,6 +6,8 @@ import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import trio
+
 from trioserve.core.application import Application
 from trioserve.server.config import Config
 from trioserve.server.server import Server
@@ -33,8 +35,16 @@ class MemoryServer:
         return peer
 
     async def drain(self) -> None:
-        """As a server drains: see trioserve/server/server.py."""
-        await self._server.drain()
+        """As a server drains that nobody has to be told of: without `Deadlines.drain_delay`, and without waiting for
+        clients that have not asked for anything yet. See trioserve/server/server.py.
+        """
+        await _drain(self._server)
+
+    async def drain_slowly(self) -> None:
+        """As a server drains after SIGTERM: first `Deadlines.drain_delay`, in which `connect` is still possible."""
+        deadline, never = self._server.announce_drain(), trio.Event()
+        await self._server.delay_drain(deadline, never)
+        await self._server.drain(deadline, never)
 
 
 @asynccontextmanager
@@ -49,4 +59,10 @@ async def memory_server(app: Application, config: Config | None = None) -> Async
     server = Server(app, config)
     async with server.running():
         yield MemoryServer(server, config)
-        await server.drain()
+        await _drain(server)
+
+
+async def _drain(server: Server) -> None:
+    at_once = trio.Event()
+    at_once.set()
+    await server.drain(server.announce_drain(), at_once)

@@ -205,6 +205,9 @@ class MemoryTransport(_End):
     def put_back(self, data: bytes) -> None:
         self._spool.put_back(data)
 
+    def has_bytes(self) -> bool:
+        return bool(self._spool.size or self._incoming.unread)
+
     async def wait_readable(self) -> None:
         await self._readers.wait_until(lambda: bool(self._spool.size) or self._readable())
 
