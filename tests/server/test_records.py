@@ -191,13 +191,15 @@ async def test_the_access_log_has_a_line_for_what_was_no_request(nursery, caplog
 
 async def test_nothing_that_a_client_sends_can_forge_a_line_of_the_access_log(nursery, caplog):
     server = await start(nursery, App())
-    client = await server.connect()
 
-    await client.get('/"%0d%0a')
-    await server.records.next(Completed)
+    for target in ("/%22%0d%0a", '/"%0d%0a'):
+        client = await server.connect()
+        await client.get(target)
+        await server.records.next(Completed)
 
-    [line] = [LINE.fullmatch(record.getMessage()) for record in lines(caplog)]
-    assert line["request"] == "GET /%22%0d%0a HTTP/1.1"
+    encoded, raw = [LINE.fullmatch(record.getMessage()) for record in lines(caplog)]
+    assert encoded["request"] == "GET /%22%0d%0a HTTP/1.1"
+    assert (raw["request"], raw["status"]) == ("-", "400")
 
 
 async def test_the_access_log_names_no_client_on_a_unix_socket(nursery, caplog, tmp_path):
