@@ -178,6 +178,66 @@ async def test_10_1_1_a_1_0_client_gets_no_100(nursery):
     assert (answer.interim, answer.body) == ([], b"abc")
 
 
+@pytest.mark.parametrize("expect", ["100-Continue", "100-CONTINUE", " 100-continue ,", ",", ""])
+async def test_10_1_1_an_expectation_may_be_written_in_any_way_that_a_list_allows(nursery, expect):
+    server = await start(nursery, some_resources())
+    client = await server.connect()
+
+    assert (await client.get("/", f"Expect: {expect}")).status == 200
+
+
+@pytest.mark.parametrize(
+    "expect",
+    ["200-ok", "100-continue, 200-ok", "100-continue=1", "100-continue;a=b", "100", "100-continue 100-continue"],
+)
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+async def test_10_1_1_an_expectation_that_nobody_knows_is_417(nursery, caplog, expect, version):
+    server = await start(nursery, never_reached())
+    client = await server.ask(
+        f"POST / HTTP/{version}\r\nHost: test\r\nContent-Length: 3\r\nExpect: {expect}\r\n\r\n".encode()
+    )
+
+    answer = await client.answer("POST")
+
+    assert (answer.interim, answer.status, answer.closes) == ([], 417, True)
+    assert b"100-continue" in answer.body
+    assert await client.is_closed()
+    record = await server.records.next(Completed)
+    assert (record.status, record.route) == (417, "/")
+    assert not errors(caplog)
+
+
+async def test_10_1_1_a_second_expectation_is_no_better_known_in_a_line_of_its_own(nursery):
+    server = await start(nursery, never_reached())
+    client = await server.connect()
+
+    assert (await client.get("/", "Expect: 100-continue", "Expect: 200-ok", method="POST")).status == 417
+
+
+async def test_10_1_1_an_error_handler_may_answer_417_in_its_own_way(nursery):
+    app = never_reached()
+
+    @app.error_handler(417)
+    async def handler(_request, error: HTTPError) -> Response:
+        return Response("expect less", status=error.status)
+
+    server = await start(nursery, app)
+    client = await server.connect()
+
+    answer = await client.get("/", "Expect: 200-ok", method="POST")
+    assert (answer.status, answer.body, answer.closes) == (417, b"expect less", True)
+
+
+def never_reached() -> App:
+    app = App()
+
+    @app.post("/")
+    async def handler() -> None:
+        pytest.fail("the handler was called")
+
+    return app
+
+
 @pytest.mark.parametrize("chunked", [False, True], ids=["announced", "chunked"])
 async def test_15_5_14_a_body_as_large_as_the_limit_is_served_and_one_byte_more_is_413(nursery, chunked):
     server = await start(nursery, echo(), limits=Limits(body=1000))

@@ -154,6 +154,7 @@ class Connection:
 
     def _look_at_content(self, exchange: ServedExchange, head: RequestHead) -> None:
         try:
+            _check_expectations(head)
             _check_size(head, exchange.max_body)
             exchange.take_early_parts()
         except RequestError as error:
@@ -467,3 +468,16 @@ def _check_size(head: RequestHead, max_body: float) -> None:
     """Refuse a body that is announced as too large, before a byte of it is read."""
     if head.content_length is not None and head.content_length > max_body:
         raise RequestError(413, f"the request body is larger than {max_body:.0f} bytes")
+
+
+def _check_expectations(head: RequestHead) -> None:
+    """Refuse what a client expects of us and we do not know: RFC 9110 §10.1.1."""
+    for name, value in head.fields:
+        if name == b"expect":
+            for expectation in value.split(b","):
+                if expectation.strip(b" \t").lower() not in {b"", b"100-continue"}:
+                    raise RequestError(
+                        417,
+                        f"this server does not know the expectation {expectation.decode('latin-1').strip()!a}; "
+                        "100-continue is the only one that there is",
+                    )
