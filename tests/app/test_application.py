@@ -362,13 +362,26 @@ async def test_rfc9110_15_6_2_an_unknown_method_is_501_whatever_the_path():
         assert (exchange.status, exchange.log[0]) == (501, "last")
 
 
+async def test_rfc9110_9_3_6_connect_is_501_since_there_is_no_tunnel():
+    app = App()
+
+    @app.get("/{x:path}")
+    async def handler(x): ...
+
+    exchange = await served(app, "CONNECT", "a:80")
+    assert (exchange.status, exchange.log[0]) == (501, "last")
+    assert b"tunnel" in exchange.body
+
+
 async def test_rfc9110_9_1_get_in_lower_case_is_an_unknown_method():
     app = App()
 
     @app.get("/x")
     async def handler(): ...
 
-    assert (await served(app, "get", "/x")).status == 501
+    exchange = await served(app, "get", "/x")
+    assert exchange.status == 501
+    assert b"send GET" in exchange.body
 
 
 async def test_a_method_with_a_route_of_its_own_is_known_everywhere():
@@ -550,7 +563,7 @@ def test_a_wrong_path_is_a_config_error(path):
         App().get(path)
 
 
-@pytest.mark.parametrize("methods", ["GET", [], ["GET "], ["GÉT"], [""], ["GET,POST"], [None], None])
+@pytest.mark.parametrize("methods", ["GET", [], ["GET "], ["GÉT"], [""], ["GET,POST"], [None], None, ["CONNECT"]])
 def test_what_are_no_methods_is_a_config_error(methods):
     with pytest.raises(ConfigError, match="methods="):
         App().route("/", methods=methods)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fake_exchange import FakeExchange
 
-from trioserve.app.request import Request, path_of
+from trioserve.app.request import Request
 from trioserve.core.errors import ClientGone, HTTPError, RequestError, ResponseError
 
 
@@ -54,10 +54,6 @@ def test_on_a_unix_socket_there_is_no_client_address():
 def test_rfc9112_3_2_the_path_is_that_of_the_target_in_each_of_its_forms(target, path, query):
     assert request(target=target).path == path
     assert request(target=target).query_string == query
-
-
-def test_the_path_for_routing_is_not_decoded():
-    assert path_of("http://host/a%2Fb?c") == "/a%2Fb"
 
 
 # The body

@@ -399,6 +399,14 @@ async def test_rfc9110_9_3_7_options_tells_what_is_allowed():
     assert (await text_of(app, "/x/y", method="OPTIONS")).startswith("404 ")
 
 
+async def test_rfc9110_9_3_7_options_about_the_server_is_answered_whatever_the_routes_are():
+    assert await head_and_options(App(), "*") == (204, "OPTIONS")
+    app = App()
+    app.options("/{x:path}")(lambda x: pytest.fail(f"the route was asked for {x}"))
+    assert await head_and_options(app, "*") == (204, "OPTIONS")
+    assert await head_and_options(app, "http://test") == (204, "OPTIONS")
+
+
 async def test_a_route_of_its_own_for_options_prevails():
     app = App()
     app.get("/x")(nothing)

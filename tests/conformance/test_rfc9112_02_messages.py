@@ -203,6 +203,27 @@ async def test_3_1_a_method_that_the_resource_does_not_have_is_405_with_those_th
     assert (await client.get()).body == b"hello"
 
 
+async def test_3_2_3_connect_is_501_and_what_comes_behind_it_is_not_served(nursery):
+    """It may be meant for the tunnel."""
+    server = await start(nursery, hello())
+    client = await server.ask(b"CONNECT test:80 HTTP/1.1\r\nHost: test:80\r\n\r\nGET / HTTP/1.1\r\nHost: test\r\n\r\n")
+
+    answer = await client.answer("CONNECT")
+
+    assert (answer.status, answer.closes) == (501, True)
+    assert await client.is_closed()
+
+
+async def test_3_2_4_options_about_the_server_is_answered_by_the_server(nursery):
+    server = await start(nursery, hello())
+    client = await server.connect()
+
+    for target in ("*", "http://test"):
+        answer = await client.get(target, method="OPTIONS")
+        assert (answer.status, answer.get("allow"), answer.closes) == (204, "GET, HEAD, OPTIONS", False)
+        assert answer.get("content-length") is None
+
+
 async def test_3_2_2_a_target_in_absolute_form_is_served(nursery):
     server = await start(nursery, hello())
     client = await server.connect()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trioserve.core.errors import RequestError
-from trioserve.core.target import authority_of
+from trioserve.core.target import authority_of, is_for_server, path_of
 
 NO_HOST: tuple[bytes, ...] = ()
 
@@ -301,6 +301,45 @@ def test_3_2_4_no_other_method_may(method):
 @pytest.mark.parametrize("target", ["**", "*/", "*?a", "*#"])
 def test_3_2_4_an_asterisk_stands_alone(target):
     refusal("OPTIONS", target, b"a")
+
+
+@pytest.mark.parametrize("target", ["*", "http://a", "https://a:8", "HTTP://[::1]"])
+def test_rfc9110_9_3_7_options_is_for_the_server_where_no_resource_is_named(target):
+    assert is_for_server("OPTIONS", target)
+    assert not is_for_server("GET", target)
+
+
+@pytest.mark.parametrize(
+    "target", ["/", "/*", "//a", "/http://a", "http://a/", "http://a?", "http://a/b", "http://a?b"]
+)
+def test_rfc9110_9_3_7_options_is_for_a_resource_where_one_is_named(target):
+    assert not is_for_server("OPTIONS", target)
+
+
+# What is asked for
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("/", "/"),
+        ("/?a", "/"),
+        ("/a%2Fb?c/d?e", "/a%2Fb"),
+        ("//a/b", "//a/b"),
+        ("/http://a/b", "/http://a/b"),
+        ("/a?b=http://c/d", "/a"),
+        ("http://a", "/"),
+        ("http://a?b/c", "/"),
+        ("http://a/", "/"),
+        ("http://a//b", "//b"),
+        ("http://a/b%2Fc?d://e/f", "/b%2Fc"),
+        ("https://[::1]:8/b/http://c?d", "/b/http://c"),
+        ("*", "*"),
+        ("a:80", "a:80"),
+    ],
+)
+def test_rfc9112_3_3_the_path_is_what_is_between_authority_and_query_as_it_was_sent(target, path):
+    assert path_of(target) == path
 
 
 # Whatever it is

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar, Unpack, overload
 
@@ -22,7 +23,7 @@ from trioserve.app.annotations import check_takes, place_of
 from trioserve.app.errors import ErrorHandler, ErrorHandlers
 from trioserve.app.handlers import Dependency, Opener, check_converted, check_defaults, dependency, plan
 from trioserve.app.handshake import check_handshake, is_websocket_upgrade
-from trioserve.app.request import Request, path_of
+from trioserve.app.request import Request
 from trioserve.app.response import Response
 from trioserve.app.route import Around, Call, Route, Running, WebSocketRoute
 from trioserve.app.router import NOT_GIVEN, UPGRADE, Middleware, Next, PolicyOptions, Registration, Router
@@ -32,14 +33,15 @@ from trioserve.core.application import Background, Endpoint, Hook
 from trioserve.core.callables import name_of
 from trioserve.core.errors import ConfigError, HTTPError, RequestError
 from trioserve.core.messages import RequestHead
+from trioserve.core.target import is_for_server, path_of
 from trioserve.failures import sole
 
 ErrorHandlerT = TypeVar("ErrorHandlerT", bound=ErrorHandler)
 OpenerT = TypeVar("OpenerT", bound=Opener)
 HookT = TypeVar("HookT", bound=Hook)
 
-KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
-"""RFC 9110 §9 and RFC 5789. Any other method is 501, unless a route is registered for it."""
+KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"})
+"""RFC 9110 §9 and RFC 5789. Any other method is 501, unless a route is registered for it; and so is CONNECT always."""
 
 
 class App(Router):
@@ -324,6 +326,8 @@ class App(Router):
 
     def endpoint(self, head: RequestHead) -> Endpoint:
         """The endpoint for a request: its route, or one that answers for want of one."""
+        if is_for_server(head.method, head.target):
+            return self._answering(self._telling_methods())
         path = path_of(head.target)
         match = self._table.find(head.method, path)
         if UPGRADE in self._table.methods and is_websocket_upgrade(head):
@@ -331,29 +335,36 @@ class App(Router):
             socket = self._table.find(UPGRADE, path)
             match = match if isinstance(socket, NoMatch) else socket
         if isinstance(match, NoMatch):
-            run = self._around.wrapped(self._without(head, match), self._middleware)
-            return Call(None, self._without_route, run, {}, host=self)
+            return self._answering(self._without(head, match))
         route, parameters = match
         return Call(route.pattern.text, route.rules, route.run, parameters, host=self)
+
+    def _answering(self, answer: Next) -> Endpoint:
+        """An endpoint that is no route's, with the app's own middleware."""
+        return Call(None, self._without_route, self._around.wrapped(answer, self._middleware), {}, host=self)
+
+    def _telling_methods(self) -> Next:
+        """What answers to OPTIONS about the server: the methods that there are anywhere."""
+        methods = self._table.methods | ({"HEAD"} if "GET" in self._table.methods else set())
+
+        async def answer(_request: Request) -> Response:
+            return _allowing(methods)
+
+        return answer
 
     def _without(self, head: RequestHead, match: NoMatch) -> Next:
         """What answers where there is no route: 404, 405, 501, 426, or OPTIONS."""
         method, methods = head.method, match.allowed
-        if head.target == "*":
-            methods = self._table.methods | ({"HEAD"} if "GET" in self._table.methods else set())
-        # A WebSocket's handshake is a GET.
-        shown = {"OPTIONS", *("GET" if known == UPGRADE else known for known in methods)}
-        allow = ", ".join(sorted(shown))
 
         async def answer(_request: Request) -> Response:
             if method not in KNOWN_METHODS and method not in self._table.methods:
-                raise RequestError(501, f"this server does not know the method {method}")
+                raise RequestError(501, _not_implemented(method))
             if methods and method == "OPTIONS":
-                return Response(status=204, headers={"allow": allow})
+                return _allowing(methods)
             if UPGRADE in methods and method == "GET":
                 check_handshake(head)  # says what is missing
             if methods:
-                raise HTTPError(405, f"{method} is not allowed here", headers={"allow": allow})
+                raise HTTPError(405, f"{method} is not allowed here", headers={"allow": _allow(methods)})
             if match.near is not None:
                 raise HTTPError(404, f"there is nothing at this address, but there is at {match.near}")
             raise HTTPError(404, "there is nothing at this address")
@@ -366,6 +377,25 @@ async def _readiness(request: Request) -> Response:
     if request.draining:
         return Response("the server is going to stop\n", status=503, headers=headers)
     return Response("ready\n", headers=headers)
+
+
+def _allowing(methods: AbstractSet[str]) -> Response:
+    """The answer to OPTIONS: RFC 9110 §9.3.7."""
+    return Response(status=204, headers={"allow": _allow(methods)})
+
+
+def _allow(methods: AbstractSet[str]) -> str:
+    """The Allow field's value: RFC 9110 §10.2.1."""
+    # A WebSocket's handshake is a GET.
+    return ", ".join(sorted({"OPTIONS", *("GET" if method == UPGRADE else method for method in methods)}))
+
+
+def _not_implemented(method: str) -> str:
+    if method == "CONNECT":
+        return "this server opens no tunnels: it is no proxy"
+    if (upper := method.upper()) in KNOWN_METHODS and upper != method:
+        return f"this server does not know the method {method}; methods are in upper case, so send {upper}"
+    return f"this server does not know the method {method}"
 
 
 def _handler_key(handler: Callable[..., Any]) -> Any:

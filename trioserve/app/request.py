@@ -17,6 +17,7 @@ from trioserve.core.application import Exchange
 from trioserve.core.errors import HTTPError, ResponseError
 from trioserve.core.messages import Headers
 from trioserve.core.records import ClientAddress
+from trioserve.core.target import path_of
 
 if TYPE_CHECKING:
     from trioserve.app.websocket import WebSocket
@@ -305,12 +306,3 @@ class _NoNumberError(ValueError):
 def _no_constant(name: str) -> None:
     """NaN and the infinities, which Python's parser takes, are no JSON (RFC 8259 §6)."""
     raise _NoNumberError(f"{name} is no number")
-
-
-def path_of(target: str) -> str:
-    """The path of a target in origin-form ("/x?y") or absolute-form ("http://host/x?y"); others are their own path."""
-    if not target.startswith("/"):
-        scheme, separator, rest = target.partition("://")
-        if separator and scheme.isalnum():
-            target = "/" + rest.partition("?")[0].partition("/")[2]
-    return target.partition("?")[0]

@@ -379,7 +379,13 @@ def _checked_methods(methods: Sequence[str]) -> tuple[str, ...]:
         or not all(isinstance(method, str) and _METHOD.fullmatch(method) for method in methods)
     ):
         raise ConfigError(f'methods={methods!r}; give a list of method names, such as ["GET", "POST"]')
-    return tuple(dict.fromkeys(method.upper() for method in methods))
+    upper = tuple(dict.fromkeys(method.upper() for method in methods))
+    if "CONNECT" in upper:
+        raise ConfigError(
+            f"methods={methods!r}; CONNECT asks a proxy for a tunnel to a host and names no path (RFC 9110 §9.3.6), so "
+            "no route serves it; it is answered 501"
+        )
+    return upper
 
 
 def _checked_positive(name: str, value: float | None) -> float | None:

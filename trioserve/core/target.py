@@ -38,6 +38,7 @@ _IN_TARGET = rf"[{_UNRESERVED_AND_SUB_DELIMS}:@/?\[\]]"
 _ORIGIN_FORM = re.compile(rf"/(?:{_IN_TARGET}++|{_ENCODED})*+")
 _FLAW = re.compile(rf"(?!{_IN_TARGET}|{_ENCODED}).", re.DOTALL)
 _URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*+)://(?P<authority>[^/?#]*+)(?P<rest>.*+)", re.DOTALL)
+_ONLY_AUTHORITY = re.compile(r"[^/?:]++://[^/?]++")
 _AUTHORITY = re.compile(
     rf"(?P<host>(?:[{_UNRESERVED_AND_SUB_DELIMS}]++|{_ENCODED})++"
     rf"|\[(?P<ipv6>[0-9A-Fa-f:.]++)\]|\[[vV][0-9A-Fa-f]++\.[{_UNRESERVED_AND_SUB_DELIMS}:]++\])"
@@ -66,6 +67,23 @@ def authority_of(method: str, target: str, http_version: str, fields: Sequence[F
             400, f"the request target is for {_shown(authority)}, but Host says {_shown(host)} (RFC 9112 §3.2)"
         )
     return authority
+
+
+def is_for_server(method: str, target: str) -> bool:
+    """True for OPTIONS that asks about the server as a whole, and about no resource of it (RFC 9110 §9.3.7).
+
+    As a URI, such a target has no path and no query (RFC 9112 §3.2.4).
+    """
+    return method == "OPTIONS" and (target == "*" or _ONLY_AUTHORITY.fullmatch(target) is not None)
+
+
+def path_of(target: str) -> str:
+    """The path of a valid target in origin-form ("/x?y") or absolute-form ("http://host/x?y"); others are their own."""
+    if not target.startswith("/"):
+        scheme, separator, rest = target.partition("://")
+        if scheme and separator:
+            target = "/" + rest.partition("?")[0].partition("/")[2]
+    return target.partition("?")[0]
 
 
 def _host(http_version: str, fields: Sequence[Field]) -> str | None:
