@@ -38,7 +38,6 @@ PUBLIC = [
     "MultiDict",
     "MutableHeaders",
     "Observer",
-    "OpenSocket",
     "Outcome",
     "Phase",
     "PolicyOptions",

@@ -146,7 +146,7 @@ A_TRAILERS = Received(
     "POST",
     "/t",
     "1.1",
-    [(b"host", b"a"), (b"transfer-encoding", b"chunked")],
+    [(b"host", b"a"), (b"transfer-encoding", b"Chunked")],
     None,
     b"0123456789",
     [(b"sum", b"45"), (b"sum", b"46")],
@@ -315,7 +315,8 @@ def test_the_buffer_holds_no_more_than_an_event_and_a_piece(wires, size):
     for _ in wires:
         while not engine.request_complete:
             assert source.next_event(engine) is not None
-            assert len(engine._h11.trailing_data[0]) <= longest_event + size
+            assert len(engine.unparsed_bytes) <= longest_event + size
+            assert len(engine._h11.trailing_data[0]) <= size + len(b"0\r\n\r\n")
         answer(engine)
         engine.start_next_exchange()
     assert not engine.has_unparsed_bytes
@@ -402,7 +403,7 @@ BAD = {
     ),
     "Transfer-Encoding from a 1.0 client": (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
     "another coding": (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
-    "two codings": (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, chunked\r\n\r\n", 501),
+    "two codings": (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, chunked\r\n\r\n", 400),
     # §6.2
     "a negative length": (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
     "a signed length": (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\nx", 400),
@@ -608,11 +609,11 @@ def test_rfc9112_7_1_2_trailers_are_taken_up_to_the_limits_of_a_head_and_no_furt
 
 
 def test_rfc9112_7_1_1_a_chunk_line_without_an_end_is_refused_as_what_it_is():
-    engine = H11Engine(Limits(head=100))
+    engine = H11Engine(Limits(chunk_extensions=99))
     source = Input(bytewise(CHUNKED_HEAD + b"5;" + b"x" * 99))
     with pytest.raises(RequestError, match="chunk") as caught:
         source.request(engine)
-    assert caught.value.status == 431
+    assert caught.value.status == 413
     assert not source.left, "it was refused before the limit"
 
 
@@ -986,9 +987,11 @@ def test_rfc9112_9_6_a_connection_closes_if_the_response_says_so():
 
 def test_rfc9112_9_6_what_stands_behind_a_request_that_closes_is_not_told():
     engine = engine_after(GET.replace(b"Host", b"Connection: close\r\nHost") + GET)
+    assert engine.next_event() is NEED_DATA
     answer(engine)
-    with pytest.raises(RequestError):
-        engine.next_event()
+    assert engine.next_event() is NEED_DATA
+    assert engine.unparsed_bytes == GET
+    assert not engine.reusable
 
 
 # Switching protocols (RFC 9110 §7.8)

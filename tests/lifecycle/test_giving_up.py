@@ -117,6 +117,26 @@ async def test_an_idle_connection_is_closed_without_a_record(stage: Stage) -> No
 
 
 @in_memory
+async def test_a_client_that_has_sent_empty_lines_is_idle(stage: Stage) -> None:
+    app = App()
+
+    @app.get("/")
+    async def hello() -> str:
+        return "hello"
+
+    async with stage.serve(app, Config(deadlines=Deadlines(head=10, idle=75))) as theatre:
+        client = await theatre.connect()
+        await client.send(b"\r\n" + GET + b"\r\n")
+        await client.response()
+        answered_at = trio.current_time()
+        await trio.sleep(50)
+        await client.send(b"\r\n")
+        assert await client.receive_to_end() == b""
+        assert trio.current_time() == answered_at + 75
+        await theatre.completed()
+
+
+@in_memory
 async def test_a_body_that_stops_coming_is_answered_408(stage: Stage) -> None:
     app, visit = App(), Visit()
 

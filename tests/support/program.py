@@ -76,20 +76,11 @@ def command(*arguments: str) -> list[str]:
 
 
 @asynccontextmanager
-async def trioserve(
-    *arguments: str, cwd: Path, through: tuple[str, ...] = (), **variables: str
-) -> AsyncIterator[Program]:
-    """`trioserve` with these arguments and environment variables; killed at the end if it still runs.
-
-    `through` is a command that becomes `trioserve` with the arguments behind its own.
-    """
+async def trioserve(*arguments: str, cwd: Path, **variables: str) -> AsyncIterator[Program]:
+    """`trioserve` with these arguments and environment variables; killed at the end if it still runs."""
     with trio.fail_after(LIFETIME):
         process = await trio.lowlevel.open_process(
-            [*through, *arguments] if through else command(*arguments),
-            cwd=cwd,
-            env=environment(**variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            command(*arguments), cwd=cwd, env=environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         program = Program(process)
         async with process.stdout, process.stderr:

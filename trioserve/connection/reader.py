@@ -62,6 +62,8 @@ class Reader:
     async def head(self, patience: float) -> RequestHead:
         """The next head: within `patience` seconds its first byte, then within `Deadlines.head` its last.
 
+        Empty lines before it begin nothing: a client that has sent some is as idle as before.
+
         Always a checkpoint, also where pipelined bytes are at hand, so that no client can keep the others waiting.
 
         Raises:
@@ -69,10 +71,11 @@ class Reader:
         """
         self.head_begun_at = None
         self._patience.renew()
+        deadline = trio.current_time() + patience
         if self._engine.has_unparsed_bytes:
             await self._departure.checkpoint()
-        else:
-            await self._more(trio.current_time() + patience)
+        while not self._engine.has_unparsed_bytes:
+            await self._more(deadline)
         self.head_begun_at = trio.current_time()
         while (event := self._engine.next_event()) is NEED_DATA:
             await self._more(self.head_begun_at + self._deadlines.head)

@@ -4,13 +4,11 @@
 Nothing outside knows which engine runs. One engine serves one connection, exchange after exchange.
 
 Rules of use, which keep its buffer bounded: feed `receive_data` only when `next_event` said NEED_DATA while the request
-was not complete. EOF is not fed to the engine at all: whether an EOF is a departure is the lifecycle's judgement, and
-h11 does not reveal an EOF that stands behind pipelined bytes.
+was not complete. EOF is not fed to the engine at all: whether an EOF is a departure is the lifecycle's judgement.
 
-h11 is lenient where a strict origin server should not be. What is added here: the limits on target (414), head, trailer
-section and number of fields (431), also when everything arrives in one segment; only the versions 1.0 and 1.1 (505);
-framing that could be read in two ways (Transfer-Encoding beside Content-Length, or from a 1.0 client) is refused with
-400; and so is a target or a Host that does not say clearly for whom the request is (`core.target`).
+h11 is lenient where a strict origin server should not be, and has no limits but one. So it gets only what has passed
+the gate (gate.py), which refuses the rest and makes the heads. What h11 is for is the state of the exchange, the
+content, and all of the response.
 """
 
 from __future__ import annotations
@@ -23,9 +21,9 @@ from typing import Final, Protocol
 import h11
 
 from trioserve.core.errors import RequestError, ResponseError
+from trioserve.core.gate import Gate
 from trioserve.core.limits import Limits
 from trioserve.core.messages import BodyPart, Content, EndOfRequest, Field, RequestHead, ResponseHead, Wire
-from trioserve.core.target import authority_of
 
 
 class Waiting(Enum):
@@ -78,7 +76,7 @@ class Engine(Protocol):
         ...
 
     def content_allowed(self, status: int) -> bool:
-        """False where a response has no content: to HEAD, and with 204, 205 or 304 (RFC 9110 §6.4.1 and §15.3.6)."""
+        """False where a response has a head only: to HEAD, and with 204 or 304 (RFC 9112 §6.3)."""
         ...
 
     def switch_protocols(self, fields: Sequence[Field]) -> bytes:
@@ -150,10 +148,9 @@ class Engine(Protocol):
         ...
 
 
-NO_CONTENT: Final = frozenset({204, 205, 304})
+NO_CONTENT: Final = frozenset({204, 304})
 """Final status codes whose responses never have content."""
 
-_VERSIONS = (b"1.1", b"1.0")
 _REASONS: Final = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
 _END_OF_MESSAGE = h11.EndOfMessage()
 
@@ -161,23 +158,19 @@ _END_OF_MESSAGE = h11.EndOfMessage()
 class H11Engine:
     """`Engine` on h11."""
 
-    __slots__ = ("_closing_ends_response", "_fed", "_h11", "_limits", "_method", "_refusal")
+    __slots__ = ("_closing_ends_response", "_gate", "_h11", "_method", "_refusal")
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        # h11's own limit catches a head that never ends, long before we hold all of it.
-        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=int(min(limits.head, 2**31)))
-        # Bytes fed since the current head was awaited: an upper bound for its size that costs nothing.
-        self._fed = 0
-        # The current request's method; None until its head is there.
+        self._gate = Gate(limits)
+        self._h11 = h11.Connection(h11.SERVER)
+        # The current request's method, as h11 knows it; None until it has the head.
         self._method: str | None = None
-        # Status code and detail with which the peer's bytes were refused. h11 would go on after a refusal of ours.
+        # Status code and detail with which the peer's bytes were refused.
         self._refusal: tuple[int, str] | None = None
         self._closing_ends_response = False
 
     def receive_data(self, data: bytes) -> None:
-        self._fed += len(data)
-        self._h11.receive_data(data)
+        self._gate.receive_data(data)
 
     def next_event(self) -> RequestEvent | Waiting:
         if self._refusal is not None:
@@ -186,68 +179,56 @@ class H11Engine:
             return self._next_event()
         except RequestError as error:
             self._refusal = error.status, error.detail
+            if self._h11.their_state is h11.IDLE:
+                self._begin_refused_exchange()
             raise
 
     def _next_event(self) -> RequestEvent | Waiting:
+        # h11 has something to tell only once it was given a head, and then before it is given more.
+        event = self._event_of_h11() if self._method is not None else None
+        while event is None:
+            data = self._gate.next_bytes()
+            if not data:
+                return NEED_DATA
+            self._h11.receive_data(data)
+            event = self._event_of_h11()
+        return event
+
+    def _event_of_h11(self) -> RequestEvent | None:
         try:
             event = self._h11.next_event()
         except h11.RemoteProtocolError as error:
-            raise self._refused(error) from None
+            # The gate is stricter, so this should not be; but it is a refusal like another. What follows the colon
+            # shows our insides.
+            raise RequestError(error.error_status_hint, str(error).partition(":")[0]) from None
         kind = type(event)
         if kind is h11.Request:
-            return self._head(event)  # type: ignore[arg-type]
+            head = self._gate.head
+            assert head is not None, "what h11 was given begins with a head"
+            self._method = head.method
+            return head
         if kind is h11.Data:
             return BodyPart(bytes(event.data))  # type: ignore[union-attr]
         if kind is h11.EndOfMessage:
-            return self._end(event)  # type: ignore[arg-type]
-        # PAUSED: the request is complete and what follows belongs to the next one. There is nothing to say.
-        return NEED_DATA
+            return EndOfRequest(self._gate.trailers)
+        # NEED_DATA; or PAUSED, where the request is complete and asks for another protocol.
+        return None
 
-    def _head(self, event: h11.Request) -> RequestHead:
-        # A tuple once, since looking through h11's own headers costs several times as much.
-        limits, fields = self._limits, tuple(event.headers)
-        # First of all, since the answer to a head that is refused depends on it too.
-        self._method = event.method.decode("ascii")
-        if event.http_version not in _VERSIONS:
-            raise RequestError(505, "this server speaks HTTP/1.1 and HTTP/1.0")
-        if len(event.target) > limits.target:
-            raise RequestError(414, f"the request target is longer than {limits.target:.0f} bytes")
-        if len(fields) > limits.fields:
-            raise RequestError(431, f"the request has more than {limits.fields:.0f} header fields")
-        if self._fed > limits.head and self._fed - len(self._h11.trailing_data[0]) > limits.head:
-            raise RequestError(431, f"the request's head is larger than {limits.head:.0f} bytes")
-        target, http_version = event.target.decode("ascii"), event.http_version.decode("ascii")
-        content_length = _content_length(fields, http_version)
-        authority = authority_of(self._method, target, http_version, fields)
-        return RequestHead(self._method, target, http_version, fields, content_length, authority)
-
-    def _end(self, event: h11.EndOfMessage) -> EndOfRequest:
-        limits, trailers = self._limits, event.headers
-        if len(trailers) > limits.fields:
-            raise RequestError(431, f"the request has more than {limits.fields:.0f} trailer fields")
-        if trailers and _size(trailers) > limits.head:
-            raise RequestError(431, f"the request's trailer section is larger than {limits.head:.0f} bytes")
-        return EndOfRequest(trailers)
-
-    def _refused(self, error: h11.RemoteProtocolError) -> RequestError:
-        status = error.error_status_hint
-        if status != 431:
-            return RequestError(status, str(error).partition(":")[0])  # what follows shows our insides
-        # h11 holds more bytes than the limit, and they are not a whole line or section yet.
-        size = f"{self._limits.head:.0f} bytes"
-        if self._method is not None:
-            return RequestError(431, f"a chunk's first line or the trailer section is larger than {size}")
-        if b"\n" not in self._h11.trailing_data[0]:
-            return RequestError(414, f"the request line is longer than {size}")
-        return RequestError(431, f"the request's head is larger than {size}")
+    def _begin_refused_exchange(self) -> None:
+        """Tell h11 of a request whose head it was spared, as far as the answer depends on it: whether that may have
+        content, and that it is the connection's last.
+        """
+        self._method = "HEAD" if self._gate.method == "HEAD" else "GET"
+        self._h11.receive_data(self._method.encode() + b" / HTTP/1.0\r\n\r\n")
+        self._h11.next_event()
 
     @property
     def has_unparsed_bytes(self) -> bool:
-        return bool(self._h11.trailing_data[0])
+        return self._gate.holds or bool(self._h11.trailing_data[0])
 
     @property
     def unparsed_bytes(self) -> bytes:
-        return self._h11.trailing_data[0]
+        return self._h11.trailing_data[0] + self._gate.held
 
     @property
     def request_complete(self) -> bool:
@@ -336,30 +317,7 @@ class H11Engine:
     def start_next_exchange(self) -> None:
         self._h11.start_next_cycle()
         self._method = None
-        self._fed = len(self._h11.trailing_data[0])
-
-
-def _size(fields: Sequence[Field]) -> int:
-    """Bytes of a section as the shortest legal spelling has them: field lines and the empty line."""
-    return sum(len(name) + len(value) + len(":\r\n") for name, value in fields) + len("\r\n")
-
-
-def _content_length(fields: Sequence[Field], http_version: str) -> int | None:
-    """The announced length of the content: None if chunked, 0 if there is none (RFC 9112 §6.3)."""
-    length: int | None = None
-    chunked = False
-    for name, value in fields:
-        if name == b"content-length":
-            length = int(value)
-        elif name == b"transfer-encoding":
-            chunked = True
-    if not chunked:
-        return length or 0
-    if length is not None:
-        raise RequestError(400, "the request has both Content-Length and Transfer-Encoding (RFC 9112 §6.1)")
-    if http_version == "1.0":
-        raise RequestError(400, "an HTTP/1.0 request cannot have Transfer-Encoding (RFC 9112 §6.1)")
-    return None
+        self._gate.start_next_request()
 
 
 def _has_length(response: h11.Response) -> bool:

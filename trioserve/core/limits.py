@@ -20,13 +20,19 @@ class Limits:
         ConfigError: a value is not a positive whole number (or math.inf).
     """
 
+    # A method longer than this is answered 501 (RFC 9112 §3). The longest that is registered has 17 bytes.
+    method: float = 32
     # A request target longer than this is answered 414. RFC 9112 §3 asks servers to take at least 8,000 octets.
     target: float = 8192
     # The whole head: request line and fields; beyond it 431. h11's default, within what nginx (32 KiB) and Apache
     # (8 KiB a line) take.
     head: float = 16_384
+    # One field line, in a head or a trailer section; beyond it 431. Apache's default, and nginx's.
+    field: float = 8192
     # Field lines in one head; beyond it 431. Apache's default; browsers send about 20.
     fields: float = 100
+    # Chunk extensions of one request, which say nothing to us; beyond it 413. Node's bound for those of a chunk.
+    chunk_extensions: float = 16_384
     # The content of one request; beyond it 413. nginx's default. Raise it for the routes that take uploads.
     body: float = 1_048_576
     # Fields of one form, files among them; beyond it 413. Django's default; a table of 100 rows by 10 columns.

@@ -1,0 +1,477 @@
+"""The gate: what of the peer's bytes the engine gets to see. A strict scanner of requests by RFC 9112's grammar.
+
+An engine's parser is lenient, each in its own way, and what two parsers on one connection read in two ways is how
+requests are smuggled. So no engine is given a byte that has not passed here, and then there is nothing left in it to be
+lenient about. `RequestHead` and trailers are made here, so that they are the same with every engine; of a head passes,
+when all of it is good, what an engine acts on: the request line, and the fields that say how the content is framed and
+what becomes of the connection. Content of a known length passes as it is, counted. Chunked content is taken out of its
+chunks and passes in chunks of our own.
+
+Three rules hold for all of it:
+
+* What is refused, and with which status code, is a function of the stream of bytes and not of the pieces in which it
+  came: the first byte that no request can have in its place, or that is one too many, decides. So a request is refused
+  as soon as that can be known, and what came before that byte has passed. A refusal is for good: the same one is raised
+  again.
+* Nothing is held but what cannot pass yet: the part of a head, a trailer section or a chunk's first line that is there
+  (`Limits.head`, `Limits.chunk_extensions`), and what stands behind a complete request.
+* A head is tried as a whole first, and only looked at line by line if it is not all there or does not fit: what is
+  well-formed costs a few microseconds, and what is not gets an exact reason.
+
+Refused are, with 400, what is malformed or could be read in two ways; with 414 a target, and with 431 a field line, a
+head, a trailer section or a number of fields beyond the `Limits`; with 413 too many bytes of chunk extensions; with 501
+a method longer than any that there is, and a transfer coding other than chunked; with 505 a version other than 1.0 and
+1.1, HTTP/2's preface included.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from enum import Enum, auto
+from typing import Final
+
+from trioserve.core.errors import RequestError
+from trioserve.core.fields import TOKEN
+from trioserve.core.limits import Limits
+from trioserve.core.messages import Field, RequestHead
+from trioserve.core.target import authority_of
+
+MAX_EMPTY_LINES: Final = 8
+"""Empty lines that are skipped before a request line. RFC 9112 §2.2 asks for one; old clients add it to a POST."""
+
+MAX_SIZE_DIGITS: Final = 16
+"""Digits in a chunk's size, leading zeros among them: as many as 2^64 - 1 has."""
+
+MAX_LENGTH_DIGITS: Final = 20
+"""Digits in a Content-Length, leading zeros among them: as many as 2^64 - 1 has."""
+
+# The grammar. Its quantifiers are possessive (`*+`): no byte is looked at twice, whatever the input.
+
+_TOKEN = TOKEN.encode() + b"+"
+_TARGET = rb"[\x21-\x7e]++"
+_VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"  # RFC 9110 §5.5, with the white space around it
+
+_REQUEST_LINE = re.compile(b"(" + _TOKEN + b") (" + _TARGET + rb") HTTP/(1\.[01])\r\n")
+_FIELD_LINES = re.compile(b"(?:" + _TOKEN + b":" + _VALUE + rb"\r\n)*+\r\n")
+_FIELD = re.compile(rb"([^:]++):([^\r]*+)\r\n")  # for lines that are known to be good
+
+
+def _longest_beginning(*parts: bytes) -> bytes:
+    """A pattern for as much of `parts`, one after another, as there is.
+
+    It always matches. Where the match ends, the input ends too, or goes on with a byte that does not fit; and it ends
+    with a line feed only if the line is complete.
+    """
+    pattern = b""
+    for part in reversed(parts):
+        pattern = b"(?:" + part + pattern + b")?+"
+    return pattern
+
+
+_REQUEST_LINE_SO_FAR = re.compile(
+    _longest_beginning(
+        _TOKEN, b" ", _TARGET, b" ", b"H", b"T", b"T", b"P", b"/", b"[0-9]", rb"\.", b"[0-9]", b"\r", b"\n"
+    )
+)
+_FIELD_LINE_SO_FAR = re.compile(rb"\r\n?+|" + _longest_beginning(_TOKEN, b":", _VALUE, b"\r", b"\n"))
+
+# RFC 9112 §7.1 and §7.1.1. The name of an extension that goes on with "=" is left to the last part, where its value may
+# be incomplete.
+_SPACE = rb"[\t ]*+"
+_IN_QUOTES = rb"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+"
+_EXTENSION = b'%b;%b%b(?:%b=%b(?:%b|"%b")|(?!%b=))' % (
+    _SPACE, _SPACE, _TOKEN, _SPACE, _SPACE, _TOKEN, _IN_QUOTES, _SPACE,
+)  # fmt: skip
+_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]*+")
+_EXTENSIONS_SO_FAR = re.compile(
+    b"(?:" + _EXTENSION + rb")*+(?:\r\n?+|"
+    + _longest_beginning(_SPACE, b";", _SPACE, _TOKEN, _SPACE, b"=", _SPACE, b'"', _IN_QUOTES, rb"\\")
+    + b")"
+)  # fmt: skip
+_LENGTH = re.compile(rb"[0-9]{1,%d}" % MAX_LENGTH_DIGITS)
+
+_CR, _LF = b"\r\n"
+_END_OF_SECTION = b"\r\n\r\n"
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+_FOR_ENGINE = _FRAMING | {b"host", b"connection", b"expect", b"upgrade"}
+_VERSIONS = (b"HTTP/1.1\r\n", b"HTTP/1.0\r\n")
+
+
+class _Next(Enum):
+    """What the next bytes are."""
+
+    HEAD = auto()
+    CONTENT = auto()  # of known length
+    CHUNK_LINE = auto()
+    CHUNK = auto()
+    END_OF_CHUNK = auto()
+    TRAILERS = auto()
+    NOTHING = auto()  # the request has passed to its end
+
+
+class Gate:
+    """The gate of one connection, request after request.
+
+    Attributes:
+        method: the current request's method; None until it is known, also where the head is refused later.
+        head: the current request's head; None until it has passed.
+        trailers: its trailer section, once the request has passed to its end.
+    """
+
+    __slots__ = (
+        "_at", "_checked", "_empty_lines", "_extension_bytes", "_fields", "_held", "_left", "_limits", "_next", "head",
+        "method", "trailers",
+    )  # fmt: skip
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        # Bytes that have come; those before `_at` have passed.
+        self._held = b""
+        self._at = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._next = _Next.HEAD
+        self.method: str | None = None
+        self.head: RequestHead | None = None
+        self.trailers: Sequence[Field] = ()
+        self._empty_lines = 0
+        # Of a head or trailer section whose end is not there yet: bytes in whole lines that were found good, and how
+        # many of these are field lines.
+        self._checked = 0
+        self._fields = 0
+        # Bytes of the content, or of the chunk, that are still to come.
+        self._left = 0
+        self._extension_bytes = 0
+
+    def receive_data(self, data: bytes) -> None:
+        """Take in bytes from the peer."""
+        self._held = self._held[self._at :] + data
+        self._at = 0
+        self._skip_empty_lines()
+
+    @property
+    def held(self) -> bytes:
+        """The bytes that have come and not passed, but for empty lines before a request: these begin nothing."""
+        return self._held[self._at :]
+
+    @property
+    def holds(self) -> bool:
+        """True if `held` is not empty."""
+        return self._at < len(self._held)
+
+    def start_next_request(self) -> None:
+        """Expect the next head. Only when the current request has passed to its end."""
+        assert self._next is _Next.NOTHING, "one request passes after another"
+        self._begin()
+        self._skip_empty_lines()
+
+    def next_bytes(self) -> bytes:
+        """The next bytes for the engine: a head, or content, or its end. b"" if more must come first, or the current
+        request has passed to its end.
+
+        Raises:
+            RequestError: what comes next is no request that we serve. Nothing passes any more.
+        """
+        match self._next:
+            case _Next.HEAD:
+                return self._head()
+            case _Next.CONTENT:
+                return self._content()
+            case _Next.NOTHING:
+                return b""
+            case _:
+                return self._chunked_content()
+
+    def _pass(self, size: int) -> bytes:
+        """Let the next bytes go, and keep nothing of them: idle connections are many."""
+        held, start = self._held, self._at
+        self._at = start + size
+        if self._at == len(held):
+            self._held, self._at = b"", 0
+        return held[start : start + size]
+
+    # The head
+
+    def _skip_empty_lines(self) -> None:
+        if self._next is not _Next.HEAD or self._checked:
+            return
+        while self._empty_lines < MAX_EMPTY_LINES and self._held.startswith(b"\r\n", self._at):
+            self._pass(2)
+            self._empty_lines += 1
+
+    def _head(self) -> bytes:
+        size = self._size_of_good_head() or self._size_of_section()
+        if not size:
+            return b""
+        start = self._at
+        line = _REQUEST_LINE.match(self._held, start)
+        assert line is not None, "a head that was found good begins with a request line"
+        method, target, version = (part.decode("ascii") for part in line.groups())
+        self.method = method
+        fields = _fields(self._held[line.end() : start + size - 2])
+        for_engine = [field for field in fields if field[0] in _FOR_ENGINE]
+        length = content_length(for_engine, version)
+        authority = authority_of(method, target, version, fields)
+        self.head = RequestHead(method, target, version, fields, length, authority)
+        self._pass(size)
+        self._checked = self._fields = 0
+        self._left = length or 0
+        self._next = _Next.CHUNK_LINE if length is None else _Next.CONTENT if length else _Next.NOTHING
+        return b"".join([line[0], *[b"%b: %b\r\n" % field for field in for_engine], b"\r\n"])
+
+    def _size_of_good_head(self) -> int:
+        """The size of the head if it is all there and all is well with its lines, found out fast; else 0."""
+        held, start, limits = self._held, self._at, self._limits
+        end = held.find(_END_OF_SECTION, start) + len(_END_OF_SECTION)
+        line = _REQUEST_LINE.match(held, start, end)
+        if line is None:
+            return 0
+        size = end - start
+        good = (
+            size <= limits.head
+            and size <= limits.field  # then no field line is too long either
+            and line.end(1) - start <= limits.method
+            and line.end(2) - line.start(2) <= limits.target
+            and held.count(b"\r\n", line.end(), end) - 1 <= limits.fields
+            and _FIELD_LINES.fullmatch(held, line.end(), end)
+        )
+        return size if good else 0
+
+    # A section (the head, or the trailer section) line by line
+
+    def _size_of_section(self) -> int:
+        """The size of a section that is all there and in which every line is good; 0 if its end is not there yet.
+
+        Raises:
+            RequestError: a line is wrong, or one too many.
+        """
+        while True:
+            of_head = self._next is _Next.HEAD
+            size = self._field_line() if self._checked or not of_head else self._request_line()
+            if not size:
+                return 0
+            if size == len(b"\r\n"):
+                return self._checked + size
+            self._fields += bool(self._checked) or not of_head
+            self._checked += size
+
+    def _request_line(self) -> int:
+        """The size of the request line (RFC 9112 §3), its end included; 0 if that is not there yet."""
+        held, start, limits = self._held, self._at, self._limits
+        stop = _stop(_REQUEST_LINE_SO_FAR, held, start)
+        size = stop - start
+        method, space, rest = held[start:stop].partition(b" ")
+        target, _, version = rest.partition(b" ")
+        if len(method) > min(limits.method, limits.head):
+            raise RequestError(501, f"the request's method is longer than {limits.method:.0f} bytes")
+        if space:
+            self.method = method.decode("ascii")
+        if len(target) > limits.target and len(method + space) + limits.target <= limits.head:
+            raise RequestError(414, f"the request target is longer than {limits.target:.0f} bytes")
+        if size > limits.head:
+            raise RequestError(414, f"the request line is longer than {limits.head:.0f} bytes")
+        if version.endswith(b"\n"):
+            if version not in _VERSIONS:
+                raise RequestError(505, "this server speaks HTTP/1.1 and HTTP/1.0")
+            return size
+        if stop < len(held) and held[start:] != b"\r":
+            raise RequestError(400, _why_no_request_line(held[start:stop], held[stop]))
+        return 0
+
+    def _field_line(self) -> int:
+        """The size of the next field line (RFC 9112 §5) or empty line, its end included; 0 if that is not there yet."""
+        held, limits = self._held, self._limits
+        start = self._at + self._checked
+        room = limits.head - self._checked
+        stop = _stop(_FIELD_LINE_SO_FAR, held, start)
+        size = stop - start
+        section, kind = ("head", "header") if self._next is _Next.HEAD else ("trailer section", "trailer")
+        if self._fields >= limits.fields and held[start : start + 1] not in {b"", b"\r"}:
+            raise RequestError(431, f"the request has more than {limits.fields:.0f} {kind} fields")
+        if len(held[start:stop].rstrip(b"\r\n")) > limits.field < room:
+            raise RequestError(431, f"a {kind} field of the request is longer than {limits.field:.0f} bytes")
+        if size > room:
+            raise RequestError(431, f"the request's {section} is larger than {limits.head:.0f} bytes")
+        if size and held[stop - 1] == _LF:
+            return size
+        if stop < len(held):
+            raise RequestError(400, _why_no_field_line(held[start:stop], held[stop]))
+        return 0
+
+    # Content (RFC 9112 §6 and §7)
+
+    def _content(self) -> bytes:
+        data = self._pass(min(self._left, len(self._held) - self._at))
+        self._left -= len(data)
+        if not self._left:
+            self._next = _Next.NOTHING
+        return data
+
+    def _chunked_content(self) -> bytes:
+        content: list[bytes] = []
+        end = b""
+        try:
+            while (data := self._chunk_data()) is not None:
+                content.append(data)
+            if self._next is _Next.TRAILERS:
+                end = self._trailers()
+        except RequestError:
+            # What came before the mistake is content all the same; the next call meets the mistake again.
+            if not content:
+                raise
+        if content:
+            return b"".join([b"%x\r\n" % sum(map(len, content)), *content, b"\r\n", end])
+        return end
+
+    def _chunk_data(self) -> bytes | None:
+        """The next data of a chunk, never empty; None if none is there, or none comes any more."""
+        if self._next is _Next.END_OF_CHUNK and not self._end_of_chunk():
+            return None
+        if self._next is _Next.CHUNK_LINE and not self._chunk_line():
+            return None
+        if self._next is _Next.TRAILERS or not self.holds:
+            return None
+        data = self._pass(min(self._left, len(self._held) - self._at))
+        self._left -= len(data)
+        if not self._left:
+            self._next = _Next.END_OF_CHUNK
+        return data
+
+    def _end_of_chunk(self) -> bool:
+        """Take the end of a chunk's data; False if it is not all there yet."""
+        held, start = self._held, self._at
+        if held.startswith(b"\r\n", start):
+            self._pass(2)
+            self._next = _Next.CHUNK_LINE
+            return True
+        if held[start : start + 2] not in {b"", b"\r"}:
+            raise RequestError(
+                400, "a chunk of the request's content is longer than it says, or has no line break at its end"
+            )
+        return False
+
+    def _chunk_line(self) -> bool:
+        """Take a chunk's first line (§7.1); False if it is not all there yet."""
+        held, start, limits = self._held, self._at, self._limits
+        digits = _stop(_CHUNK_SIZE, held, start)
+        if digits - start > MAX_SIZE_DIGITS:
+            raise RequestError(400, f"a chunk's size has more than {MAX_SIZE_DIGITS} digits")
+        stop = digits if digits == start else _stop(_EXTENSIONS_SO_FAR, held, digits)
+        extensions = len(held[digits:stop].rstrip(b"\r\n"))
+        if self._extension_bytes + extensions > limits.chunk_extensions:
+            raise RequestError(
+                413, f"the chunk extensions of the request are larger than {limits.chunk_extensions:.0f} bytes"
+            )
+        if stop == digits or held[stop - 1] != _LF:
+            if stop < len(held):
+                raise RequestError(400, _why_no_chunk_line(held[start:stop], held[stop]))
+            return False
+        self._extension_bytes += extensions
+        self._left = int(held[start:digits], 16)
+        self._next = _Next.CHUNK if self._left else _Next.TRAILERS
+        self._pass(stop - start)
+        return True
+
+    def _trailers(self) -> bytes:
+        """Take the trailer section (§7.1.2). The last chunk; b"" if the section is not all there yet."""
+        size = self._size_of_section()
+        if not size:
+            return b""
+        trailers = _fields(self._held[self._at : self._at + size - 2])
+        for name, _ in trailers:
+            if name in _FRAMING:
+                raise RequestError(400, f"{name.decode()} cannot be a trailer field (RFC 9110 §6.5.1)")
+        self.trailers = trailers
+        self._pass(size)
+        self._checked = self._fields = 0
+        self._next = _Next.NOTHING
+        return b"0\r\n\r\n"
+
+
+def _stop(pattern: re.Pattern[bytes], held: bytes, start: int) -> int:
+    """Where what fits a grammar ends."""
+    match = pattern.match(held, start)
+    assert match is not None, "the beginning of a grammar may be empty"
+    return match.end()
+
+
+def _fields(lines: bytes) -> tuple[Field, ...]:
+    """The fields in field lines that are known to be good."""
+    return tuple([(name.lower(), value.strip(b" \t")) for name, value in _FIELD.findall(lines)])
+
+
+def content_length(fields: Sequence[Field], http_version: str) -> int | None:
+    """The announced length of a request's content: None if it is chunked, 0 if there is none (RFC 9112 §6.3).
+
+    Raises:
+        RequestError: it is not announced in exactly one way.
+    """
+    lengths: list[bytes] = []
+    codings: list[bytes] = []
+    for name, value in fields:
+        if name in _FRAMING:
+            (lengths if name == b"content-length" else codings).append(value)
+    if codings:
+        if lengths:
+            raise RequestError(400, "the request has both Content-Length and Transfer-Encoding (RFC 9112 §6.1)")
+        if http_version == "1.0":
+            raise RequestError(400, "an HTTP/1.0 request cannot have Transfer-Encoding (RFC 9112 §6.1)")
+        _check_chunked(b",".join(codings))
+        return None
+    if not lengths:
+        return 0
+    # Equal ones could be taken for one (§6.3), but who sends two has been tampered with.
+    if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
+        raise RequestError(400, "the request's Content-Length is not one number of bytes (RFC 9112 §6.3)")
+    return int(lengths[0])
+
+
+def _check_chunked(codings: bytes) -> None:
+    names = [coding.strip(b" \t").lower() for coding in codings.split(b",")]
+    if names == [b"chunked"]:
+        return
+    if names[-1] != b"chunked":
+        raise RequestError(400, "chunked is not the last transfer coding of the request (RFC 9112 §6.3)")
+    if b"chunked" in names[:-1] or not all(names):
+        raise RequestError(400, "the request's Transfer-Encoding is malformed (RFC 9112 §6.1)")
+    raise RequestError(501, "this server knows no transfer coding but chunked (RFC 9112 §6.1)")
+
+
+# Why a line is none: `line` is its longest beginning that would be one, and `byte` the one behind it.
+
+
+def _why_no_request_line(line: bytes, byte: int) -> str:
+    parts = line.count(b" ")
+    if not line and byte == _CR:
+        return f"there are more than {MAX_EMPTY_LINES} empty lines before the request, or a carriage return alone"
+    if not line and byte == 0x16:
+        return "this is no HTTP request, but looks like TLS; this port speaks plain HTTP"
+    if not parts:
+        return "the request does not begin with a method and one space (RFC 9112 §3.1)"
+    if parts == 1:
+        return "the request target is empty or has a character that it cannot have (RFC 9112 §3.2)"
+    return "the request line does not end with one space, HTTP/1.1 and a line break (RFC 9112 §3)"
+
+
+def _why_no_field_line(line: bytes, byte: int) -> str:
+    if line.endswith(b"\r"):
+        return "a carriage return in the request is not followed by a line feed (RFC 9112 §2.2)"
+    if not line and byte in b" \t":
+        return "a line of the request begins with white space; line folding is obsolete (RFC 9112 §5.2)"
+    if b":" not in line:
+        if byte in b" \t":
+            return "there is white space before the colon of a field (RFC 9112 §5.1)"
+        return "a line of the request is no field: a name, a colon and a value (RFC 9112 §5)"
+    if byte == _LF:
+        return "a line of the request ends with a line feed alone (RFC 9112 §2.2)"
+    return "a field of the request has a control character (RFC 9110 §5.5)"
+
+
+def _why_no_chunk_line(line: bytes, byte: int) -> str:
+    if not line:
+        return "a chunk of the request's content does not begin with its size in hexadecimal digits (RFC 9112 §7.1)"
+    if line.endswith(b"\r") or byte == _LF:
+        return "a chunk's first line does not end with a carriage return and a line feed (RFC 9112 §7.1)"
+    return "a chunk extension is malformed (RFC 9112 §7.1.1)"
