@@ -119,6 +119,7 @@ HELP = {
         "idle": "For the next request on a connection.",
         "body_stall": "For a body that the handler waits for and that does not come, or below --limit-body-rate.",
         "send_stall": "For a blocked send that does not move on, or below --limit-send-rate.",
+        "queue": "For an exchange in the queue; beyond it 503.",
         "handler": "From a handler's start to its response's end; beyond it 503.",
         "unwind": "After which a cancelled handler that still cleans up is reported.",
         "hook": "For one call of an on_abandoned hook.",
@@ -146,6 +147,9 @@ HELP = {
         "websocket_message": "Bytes in a message of a WebSocket; beyond it Close 1009.",
         "websocket_queue": "Messages of a WebSocket that are read before the handler asks for them.",
         "threads": "Worker threads for plain def handlers.",
+        "exchanges": "Exchanges that are handled at once; the others are queued.",
+        "queue": "Exchanges that wait for their turn; beyond it 503.",
+        "requests": "Requests on one connection.",
         "backlog": "Connections that wait to be accepted.",
     },
 }

@@ -323,9 +323,11 @@ def tried_patience(script: Script, run: Run, record: Completed) -> float:
     end_of_head = sum(len(REQUESTS[name]) for name in requests[:-1]) + REQUESTS[requests[-1]].index(b"\r\n\r\n") + 4
     answered_at = record.started_at + record.duration
     waits_since = max(record.started_at, min(at for at, size in run.sent if size >= end_of_head))
-    came_by = run.sent_by(answered_at - 1e-9)
-    moments = [waits_since, *(at for at, _ in run.sent if waits_since < at < answered_at)]
-    return max(answered_at - moment - (came_by - run.sent_by(moment)) / BODY_RATE for moment in moments)
+    # What came in the very moment of the answer, if it is a 408, came too late.
+    before_that = max(answered_at - 1e-9, waits_since)
+    moments = [waits_since, *(at for at, _ in run.sent if waits_since < at < before_that)]
+    came = run.sent_by(before_that)
+    return max(answered_at - moment - (came - run.sent_by(moment)) / BODY_RATE for moment in moments)
 
 
 def judge_abandoned(script: Script, run: Run, record: Abandoned) -> None:

@@ -37,6 +37,9 @@ UNREAD_AFTER = 0.25
 """Seconds for which bytes may lie unread while a handler runs, before they are taken in to let a FIN behind them
 arrive: a handler that is going to read its body has begun by then."""
 
+LONGEST_RETRY_AFTER = 60.0
+"""Seconds that a client is told to stay away at the most, also where `Deadlines.queue` says nothing of the time."""
+
 
 class Connection:
     """One accepted transport. `id` is unique in this process."""
@@ -137,20 +140,50 @@ class Connection:
         try:
             self._look_at_content(exchange, head)
             self.departure.reader_rests()
-            self.transport.look()
-            if self.departure.scope.cancel_called:
-                return  # a client that has left already does not get its handler started
-            self._start_clocks(endpoint)
-            self._endpoint_runs = True
+            if not self.context.turns.take():
+                await self._wait_for_turn()
             try:
-                await endpoint(exchange)
+                await self._take_turn(exchange, endpoint)
             finally:
-                self._endpoint_ended()
-            await exchange.settle()
+                self.context.turns.give_back()
         except BaseException as error:
             if not is_failure(error):
                 raise
             await self._raised(exchange, sole(error))
+
+    async def _wait_for_turn(self) -> None:
+        """Wait in the queue. The client's departure meanwhile is judged as ever; nobody reads what it sends.
+
+        Raises:
+            HTTPError: the queue is full, or the wait was too long. 503, and the connection goes on.
+            trio.Cancelled: the end has come: the client left, or the server gives up.
+        """
+        turns, patience = self.context.turns, self.context.deadlines.queue
+        self.transport.look()
+        if self.departure.scope.cancel_called:
+            await self.departure.checkpoint()  # nor does a client that has left take a place in the queue
+        if not turns.queue_is_full:
+            self.look_for_unread_bytes_later()
+            with trio.move_on_after(patience) as waiting:
+                await turns.wait()
+            if not waiting.cancelled_caught:
+                return
+        # By then everybody who waits now will have been served or sent away.
+        retry_after = math.ceil(min(patience, LONGEST_RETRY_AFTER))
+        raise HTTPError(503, "the server is busy; try again later", headers={"retry-after": str(retry_after)})
+
+    async def _take_turn(self, exchange: ServedExchange, endpoint: Endpoint) -> None:
+        """Call the endpoint, and see its response out."""
+        self.transport.look()
+        if self.departure.scope.cancel_called:
+            return  # a client that has left already does not get its handler started
+        self._start_clocks(endpoint)
+        self._endpoint_runs = True
+        try:
+            await endpoint(exchange)
+        finally:
+            self._endpoint_ended()
+        await exchange.settle()
 
     def _look_at_content(self, exchange: ServedExchange, head: RequestHead) -> None:
         try:
@@ -228,6 +261,7 @@ class Connection:
             or self.departure.end is not None
             or self.engine.client_awaits_continue  # it may send its body all the same, or not: nobody can tell
             or exchange.request_bytes_left > self.context.limits.unread_body
+            or exchange.number >= self.context.limits.requests
         )
 
     def _start_clocks(self, endpoint: Endpoint) -> None:

@@ -61,6 +61,17 @@ class Limits:
     websocket_queue: float = 16
     # Worker threads for plain `def` handlers. trio's own default: enough for blocking database calls.
     threads: float = 40
+    # Exchanges that are handled at once; the others wait in the queue. None by default: how many a server can bear
+    # depends on what its handlers do, and thousands that wait for something are nothing to trio. A stream or a
+    # WebSocket counts as long as it lasts.
+    exchanges: float = math.inf
+    # Exchanges that wait for their turn; beyond it 503 with Retry-After. Each holds a connection and a head, some tens
+    # of kilobytes. Longer would be of little use: who stands at the end has given up before the turn comes.
+    queue: float = 1000
+    # Requests on one connection; the last answer announces its end. None by default: nothing of a connection grows with
+    # them, and a new one costs its client a round trip or three. Set it where a balancer in front distributes
+    # connections and not requests, so that a new server gets its share.
+    requests: float = math.inf
     # A listener's backlog: connections that the kernel accepts for us. The kernel cuts it to net.core.somaxconn.
     backlog: float = 2048
 
@@ -95,7 +106,11 @@ class Deadlines:
     # A send is blocked and the client takes not one byte, or takes them below Limits.send_rate, as above. nginx's
     # send_timeout is 60 s; half of it suffices.
     send_stall: float = 30.0
-    # From the handler's start to the response's end. None by default: only the author knows; set it per route.
+    # In the queue for a turn, where Limits.exchanges are handled already; beyond it 503 with Retry-After. Half of the
+    # patience of the usual client or more: to be told early is better than to wait for an answer nobody hears.
+    queue: float = 10.0
+    # From the handler's start to the response's end; the time in the queue does not count. None by default: only the
+    # author knows; set it per route.
     handler: float = math.inf
     # A cancelled handler that has not ended by then is reported (never cut): clean-up is meant to be short.
     unwind: float = 5.0

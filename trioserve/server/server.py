@@ -40,6 +40,7 @@ from trioserve.connection.readahead import READ_AHEAD, ReadAhead
 from trioserve.connection.spool import Budget, Spool
 from trioserve.connection.timers import current_timers
 from trioserve.connection.transport import SocketTransport, Transport
+from trioserve.connection.turns import Turns
 from trioserve.core.application import Application
 from trioserve.core.engine import H11Engine
 from trioserve.failures import is_failure, sole, ungrouped
@@ -135,6 +136,7 @@ class Server:
             deadlines=config.deadlines,
             half_close=config.half_close,
             threads=trio.CapacityLimiter(limits.threads),
+            turns=Turns(limits.exchanges, limits.queue),
             date=date_field(),
             draining=trio.Event(),
         )
