@@ -26,8 +26,9 @@ class MutableHeaders(Headers):
         raw: raw fields. Of a list this is a view: what is set here is set there.
 
     Raises:
-        ResponseError: from whatever sets a field: the name is no token (RFC 9110 §5.1), or the value is not text of
-            ISO-8859-1, has a control character such as a line break, or begins or ends with white space (§5.5).
+        ResponseError: from whatever sets a field: the name is no token (RFC 9110 §5.1), or one that the server
+            sets, such as Transfer-Encoding; or the value is not text of ISO-8859-1, has a control character such as a
+            line break, or begins or ends with white space (§5.5).
     """
 
     __slots__ = ()

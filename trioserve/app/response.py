@@ -43,11 +43,13 @@ class Response:
     Args:
         body: text is sent as UTF-8.
         status: 200-599.
-        headers: a mapping, or pairs where a name may come twice. Content-Length and Date are added.
+        headers: a mapping, or pairs where a name may come twice. Content-Length and Date are added. Of what
+            is for the connection only `Connection: close` may be set, which ends it behind this response.
         content_type: the Content-Type; by default text/plain for text and application/octet-stream for bytes.
 
     Raises:
-        ResponseError: the body is neither text nor bytes, the status is none, or HTTP cannot carry a header.
+        ResponseError: the body is neither text nor bytes, the status is none, or a header cannot be set (see
+            `MutableHeaders`).
     """
 
     __slots__ = ("_fields", "body", "status")

@@ -137,8 +137,8 @@ class Exchange(Protocol):
         A file that is (a slice of) the body must stay open until this returns, and can then be closed.
 
         Raises:
-            ResponseError: the response is malformed, or one was begun before; or the body is a file that cannot be
-                read, or has become shorter.
+            ResponseError: the response is malformed or has a field that is the server's to set, or one was begun
+                before; or the body is a file that cannot be read, or has become shorter.
         """
         ...
 

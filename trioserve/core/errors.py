@@ -29,7 +29,7 @@ class HTTPError(TrioserveError):
 
     Raises:
         ValueError: `status` is not an error status code (400-599).
-        ResponseError: HTTP cannot carry a header.
+        ResponseError: HTTP cannot carry a header, or it is the server's to set.
     """
 
     def __init__(self, status: int, detail: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
