@@ -11,6 +11,7 @@ import trio
 from tests.support import Cut, happens, start
 from tests.support.logs import errors, tracebacks
 from trioserve import App, Completed, HTTPError, Limits, Request, Response
+from trioserve.core.application import Rules
 
 WAITING = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
 
@@ -382,6 +383,22 @@ BAD_RESPONSES = {
     "a Content-Length that is no number": lambda: Response("a", headers={"content-length": "a"}),
     "an interim status code": lambda: Response("a", status=100),
     "a status code that is none": lambda: Response("a", status=1000),
+    "a Content-Length of thousands of digits": lambda: Response("a", headers={"content-length": "9" * 5000}),
+    "two Content-Lengths": lambda: Response("a", headers=[("content-length", "1"), ("content-length", "2")]),
+    "a transfer coding": lambda: Response("a", headers={"transfer-encoding": "chunked"}),
+    "a stream with a transfer coding": lambda: Response.stream(write_nothing, headers={"transfer-encoding": "chunked"}),
+    "Keep-Alive": lambda: Response("a", headers={"keep-alive": "timeout=5"}),
+    "Proxy-Connection": lambda: Response("a", headers={"proxy-connection": "close"}),
+    "TE": lambda: Response("a", headers={"te": "trailers"}),
+    "trailers": lambda: Response("a", headers={"trailer": "x-sum"}),
+    "an upgrade": lambda: Response("a", headers={"connection": "upgrade", "upgrade": "h2c"}),
+    "an Upgrade field": lambda: Response("a", headers={"upgrade": "h2c"}),
+    "Connection with another option than close": lambda: Response("a", headers={"connection": "keep-alive"}),
+    "a stream with another option than close": lambda: Response.stream(write_nothing, headers={"connection": "x"}),
+    "a 204 with a transfer coding": lambda: Response(status=204, headers={"transfer-encoding": "chunked"}),
+    "a stream with two Content-Lengths": lambda: Response.stream(
+        write_nothing, headers=[("content-length", "1"), ("content-length", "2")]
+    ),
     "a stream with a bad header": lambda: Response.stream(write_nothing, headers={"x": "\n"}),
     "a stream with a bad status code": lambda: Response.stream(write_nothing, status=0),
 }
@@ -413,8 +430,37 @@ async def test_15_6_1_a_response_that_http_cannot_carry_is_500_and_the_connectio
     assert (await client.get("/well")).body == b"well"
 
 
-@pytest.mark.parametrize("whole", [True, False], ids=["whole", "stream"])
-async def test_15_6_1_a_transfer_coding_set_by_the_handler_does_not_break_the_framing(nursery, whole):
+async def test_15_6_1_what_a_handler_may_not_set_is_500_also_in_the_headers_of_its_error(nursery, caplog):
+    class Endpoint:
+        name, rules = "raw", Rules()
+
+        async def __call__(self, _exchange) -> None:
+            raise HTTPError(403, headers={"connection": "keep-alive"})
+
+    app = App()
+    app.endpoint = lambda _head: Endpoint()
+    server = await start(nursery, app)
+    client = await server.connect()
+
+    for _ in range(2):
+        answer = await client.get()
+        assert (answer.status, answer.closes) == (500, False)
+    assert all("keep-alive" in str(error) for error in tracebacks(caplog))
+
+
+NO_CONTENT = {
+    204: None,
+    205: "0",
+    304: None,
+}
+
+
+@pytest.mark.parametrize(("status", "length"), NO_CONTENT.items())
+@pytest.mark.parametrize("kind", ["whole", "whole with its length", "stream", "stream with its length"])
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+async def test_6_4_1_a_status_code_without_content_has_none_whatever_the_handler_gives(
+    nursery, status, length, kind, version
+):
     app = App()
 
     async def write_body(send) -> None:
@@ -422,14 +468,36 @@ async def test_15_6_1_a_transfer_coding_set_by_the_handler_does_not_break_the_fr
 
     @app.get("/")
     async def handler() -> Response:
-        headers = {"transfer-encoding": "chunked"}
-        return Response("hello", headers=headers) if whole else Response.stream(write_body, headers=headers)
+        headers = {"content-length": "5"} if "length" in kind else {}
+        if kind.startswith("stream"):
+            return Response.stream(write_body, status=status, headers=headers)
+        return Response("hello", status=status, headers=headers)
+
+    server = await start(nursery, app)
+    client = await server.ask(f"GET / HTTP/{version}\r\nHost: test\r\n\r\n".encode())
+
+    answer = await client.answer()
+    assert (answer.status, answer.body, answer.get("transfer-encoding")) == (status, b"", None)
+    told = "5" if status == 304 and "length" in kind else length
+    assert answer.get("content-length") == told
+    if version == "1.1":
+        assert (await client.get()).status == status  # nothing was sent behind the head
+    assert (await server.records.next(Completed)).response_body_bytes == 0
+
+
+async def test_15_5_22_a_426_says_to_which_protocol_and_the_connection_goes_on(nursery):
+    app = App()
+
+    @app.get("/")
+    async def handler() -> None:
+        raise HTTPError(426, headers={"upgrade": "HTTP/3.0"})
 
     server = await start(nursery, app)
     client = await server.connect()
 
-    assert (await client.get()).body == b"hello"
-    assert (await client.get()).body == b"hello"
+    for _ in range(2):
+        answer = await client.get()
+        assert (answer.status, answer.get("upgrade"), answer.get("connection")) == (426, "HTTP/3.0", "upgrade")
 
 
 async def test_15_a_handler_may_raise_any_error_status(nursery, caplog):

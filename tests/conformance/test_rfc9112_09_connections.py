@@ -93,6 +93,53 @@ async def test_9_3_the_handler_may_ask_for_the_connections_end(nursery):
     assert await client.is_closed()
 
 
+@pytest.mark.parametrize("value", ["close", "Close", "close, close"])
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
+async def test_9_6_nothing_is_served_behind_an_answer_with_connection_close(nursery, value, streamed):
+    served: list[str] = []
+    app = App()
+
+    async def write_body(send) -> None:
+        await send("last")
+
+    @app.post("/")
+    async def handler() -> Response:
+        served.append("once")
+        headers = {"connection": value}
+        return Response.stream(write_body, headers=headers) if streamed else Response("last", headers=headers)
+
+    server = await start(nursery, app)
+    # Its content is not read, which announces the end of the connection too, but only once.
+    client = await server.ask(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000\r\n\r\n" + bytes(10) + GET * 2)
+
+    answer = await client.answer("POST")
+    assert (answer.body, answer.all("connection")) == (b"last", ["close"])
+    assert await client.is_closed()
+    assert served == ["once"]
+
+
+@pytest.mark.parametrize("behind", [b"", GET, b"nonsense\r\n\r\n", b"\0" * 100_000, GET[:-1]])
+async def test_9_6_what_comes_behind_connection_close_is_ignored_without_harm(nursery, caplog, behind):
+    server = await start(nursery, app_with_a_name())
+    client = await server.ask(b"GET /last HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n" + behind)
+
+    answer = await client.answer()
+    assert (answer.body, answer.closes) == (b"last", True)
+    assert await client.is_closed()
+    await server.records.next(Completed)
+    assert server.records.unread == []
+    assert not errors(caplog)
+
+
+async def test_9_3_an_offer_to_change_protocols_is_ignored_with_content_too(nursery):
+    server = await start(nursery, app_with_a_name())
+    client = await server.connect()
+
+    for _ in range(2):
+        assert (await client.post(b"xyz", "/a", "Connection: upgrade", "Upgrade: websocket")).body == b"a"
+    assert (await client.get("/b")).body == b"b"
+
+
 async def test_9_3_an_offer_to_change_protocols_is_ignored(nursery):
     server = await start(nursery, app_with_a_name())
     client = await server.connect()

@@ -26,7 +26,7 @@ from trioserve.connection.stack import stack_of
 from trioserve.connection.timers import Timers
 from trioserve.connection.transport import HungUp, Interrupted, Transport
 from trioserve.core.application import Endpoint, Rules
-from trioserve.core.errors import DropConnection, HTTPError, RequestError, error_content
+from trioserve.core.errors import DropConnection, HTTPError, RequestError, ResponseError, error_content
 from trioserve.core.fields import field_of
 from trioserve.core.lifecycle import ANSWERABLE, CLIENT_SLOW, Cause, ClientRules, End, Phase
 from trioserve.core.messages import BodyPart, Field, RequestHead
@@ -217,7 +217,10 @@ class Connection:
             return
         fields, body = _error_answer(exchange, error.status, error.detail)
         fields += [field_of(name, value) for name, value in error.headers.items()]
-        await exchange.respond(error.status, fields, body)
+        try:
+            await exchange.respond(error.status, fields, body)
+        except ResponseError as mistake:  # in the error's headers
+            await self._handler_failed(exchange, mistake)
 
     async def _handler_failed(self, exchange: ServedExchange, error: BaseException) -> None:
         exchange.report_failure(error)

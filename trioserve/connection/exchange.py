@@ -30,12 +30,15 @@ from trioserve.core.lifecycle import (
 from trioserve.core.limits import Deadlines, Limits
 from trioserve.core.messages import BodyPart, Content, Field, RequestHead, ResponseHead, Wire
 from trioserve.core.records import Abandoned, ClientAddress, Completed
+from trioserve.core.response_fields import response_fields
 
 if TYPE_CHECKING:
     from trioserve.connection.connection import Connection
 
 _CONTINUE = 100
 _SWITCHING_PROTOCOLS = 101
+_CLOSE = (b"connection", b"close")
+_LONGEST_LENGTH = 20  # digits, as many as 2^64 has
 # Whoever gets this far holds a token of the server's own limiter.
 _NO_LIMIT = trio.CapacityLimiter(math.inf)
 
@@ -345,12 +348,12 @@ class ServedExchange:
 
     def _head_of_response(self, status: int, fields: Sequence[Field]) -> ResponseHead:
         self._check_nothing_begun()
-        fields = list(fields)
-        if not any(name == b"date" for name, _ in fields):
-            fields.append((b"date", self._connection.context.date()))
-        if self._connection.must_close_after(self):
-            fields.append((b"connection", b"close"))
-        return ResponseHead(status, fields)
+        sent = response_fields(status, fields)
+        if not any(name == b"date" for name, _ in sent):
+            sent.append((b"date", self._connection.context.date()))
+        if self._connection.must_close_after(self) and _CLOSE not in sent:
+            sent.append(_CLOSE)
+        return ResponseHead(status, sent)
 
     def _check_nothing_begun(self) -> None:
         if self.response is not None or not self._is_current:
@@ -493,11 +496,14 @@ def _content_length(fields: Sequence[Field]) -> int | None:
     """The length that a response announces.
 
     Raises:
-        ResponseError: it is not a number.
+        ResponseError: it is not a number of bytes.
     """
     for name, value in fields:
         if name.lower() == b"content-length":
-            if not value.isdigit():
-                raise ResponseError(f"the response's Content-Length is {value!r}, not a number of bytes")
+            if not value.isdigit() or len(value) > _LONGEST_LENGTH:
+                raise ResponseError(
+                    f"the response's Content-Length is {value[:_LONGEST_LENGTH]!r}, not a number of bytes; leave it "
+                    "out, and the server sets it where it knows the length"
+                )
             return int(value)
     return None

@@ -117,7 +117,7 @@ class Exchange(Protocol):
         ...
 
     def content_allowed(self, status: int) -> bool:
-        """False where a response has a head only: to HEAD, and with 204 or 304."""
+        """False where a response has no content: to HEAD, and with 204, 205 or 304."""
         ...
 
     async def receive_part(self) -> bytes:

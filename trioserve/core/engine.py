@@ -76,7 +76,7 @@ class Engine(Protocol):
         ...
 
     def content_allowed(self, status: int) -> bool:
-        """False where a response has a head only: to HEAD, and with 204 or 304 (RFC 9112 §6.3)."""
+        """False where a response has no content: to HEAD, and with 204, 205 or 304 (RFC 9110 §6.4.1 and §15.3.6)."""
         ...
 
     def switch_protocols(self, fields: Sequence[Field]) -> bytes:
@@ -148,7 +148,7 @@ class Engine(Protocol):
         ...
 
 
-NO_CONTENT: Final = frozenset({204, 304})
+NO_CONTENT: Final = frozenset({204, 205, 304})
 """Final status codes whose responses never have content."""
 
 _REASONS: Final = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}

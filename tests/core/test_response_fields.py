@@ -1,0 +1,106 @@
+"""What a handler may say in the head of its response, as tables."""
+
+from __future__ import annotations
+
+import pytest
+
+from trioserve.core.errors import HTTPError, ResponseError
+from trioserve.core.fields import SERVERS_OWN, field_of
+from trioserve.core.response_fields import response_fields
+
+TYPE = (b"content-type", b"text/plain")
+LENGTH = (b"content-length", b"5")
+CLOSE = (b"connection", b"close")
+UPGRADE = (b"connection", b"upgrade")
+TO_WEBSOCKET = (b"upgrade", b"websocket")
+
+
+@pytest.mark.parametrize("status", [200, 206, 299, 300, 404, 418, 499, 500, 599])
+def test_what_a_handler_says_is_sent_as_it_is(status):
+    fields = [TYPE, LENGTH, (b"x", b"1"), (b"x", b"2"), (b"date", b"today"), (b"set-cookie", b"a=b")]
+    assert response_fields(status, fields) == fields
+    assert response_fields(status, tuple(fields)) == fields
+    assert response_fields(status, ()) == []
+
+
+def test_rfc9110_5_1_names_are_sent_in_lower_case():
+    assert response_fields(200, [(b"Content-Type", b"A/B")]) == [(b"content-type", b"A/B")]
+
+
+@pytest.mark.parametrize("status", [-1, 0, 100, 101, 199, 600, 999, 1000])
+def test_rfc9110_15_a_status_code_that_is_not_final_is_refused(status):
+    with pytest.raises(ResponseError, match="200 to 599"):
+        response_fields(status, [])
+
+
+# RFC 9110 §7.6.1: what is between the server and the client's connection, and no handler's business
+
+
+@pytest.mark.parametrize("name", ["Transfer-Encoding", "Keep-Alive", "Proxy-Connection", "TE", "Trailer"])
+def test_rfc9110_7_6_1_what_is_the_servers_to_say_is_refused_with_what_to_do_instead(name):
+    for raw in (name.encode(), name.lower().encode(), name.upper().encode()):
+        with pytest.raises(ResponseError, match="leave it out"):
+            response_fields(200, [TYPE, (raw, b"x")])
+
+
+def test_rfc9110_7_6_1_what_is_the_servers_to_say_is_refused_where_it_is_written_too():
+    for name in SERVERS_OWN:
+        with pytest.raises(ValueError, match="leave it out"):
+            field_of(name.decode().title(), "x")
+        with pytest.raises(ResponseError, match="leave it out"):
+            HTTPError(400, headers={name.decode(): "x"})
+
+
+@pytest.mark.parametrize("value", [b"close", b"Close", b" close", b"close, close", b"close,", b"close , CLOSE"])
+def test_rfc9112_9_6_a_handler_may_close_the_connection(value):
+    assert response_fields(200, [(b"Connection", value), TYPE]) == [TYPE, CLOSE]
+    assert response_fields(200, [(b"connection", value), (b"connection", b"close")]) == [CLOSE]
+
+
+@pytest.mark.parametrize(
+    "value", [b"keep-alive", b"close, keep-alive", b"upgrade", b"x-secret", b"close x", b"closed", b"\xe9", b"close;a"]
+)
+def test_rfc9110_7_6_1_any_other_connection_option_is_refused(value):
+    with pytest.raises(ResponseError, match="connection option"):
+        response_fields(200, [(b"connection", value)])
+
+
+@pytest.mark.parametrize("value", [b"", b",", b" , "])
+def test_rfc9110_7_6_1_an_empty_connection_says_nothing(value):
+    assert response_fields(200, [(b"connection", value), TYPE]) == [TYPE]
+
+
+# RFC 9110 §7.8: to which protocol a client is to change
+
+
+@pytest.mark.parametrize("more", [[], [UPGRADE], [(b"Connection", b"Upgrade")], [UPGRADE, UPGRADE]])
+def test_rfc9110_15_5_22_a_426_says_to_which_protocol_and_is_completed_by_its_connection_option(more):
+    assert response_fields(426, [TO_WEBSOCKET, *more]) == [TO_WEBSOCKET, UPGRADE]
+
+
+def test_rfc9110_15_5_22_a_426_may_close_the_connection_too():
+    expected = [TO_WEBSOCKET, CLOSE, UPGRADE]
+    assert response_fields(426, [TO_WEBSOCKET, (b"connection", b"Upgrade, close")]) == expected
+    assert response_fields(426, [TO_WEBSOCKET, CLOSE]) == expected
+
+
+def test_rfc9110_7_8_no_other_response_says_to_which_protocol():
+    with pytest.raises(ResponseError, match="426"):
+        response_fields(200, [TO_WEBSOCKET])
+
+
+# RFC 9110 §8.6: Content-Length where there is no content
+
+
+def test_rfc9110_8_6_a_204_has_no_content_length():
+    assert response_fields(204, [LENGTH, TYPE]) == [TYPE]
+    assert response_fields(204, [(b"Content-Length", b"0")]) == []
+
+
+def test_rfc9110_15_3_6_a_205_says_that_it_has_no_content():
+    for length in ([LENGTH], [(b"content-length", b"0")], []):
+        assert response_fields(205, [*length, TYPE]) == [TYPE, (b"content-length", b"0")]
+
+
+def test_rfc9110_8_6_a_304_tells_the_length_that_a_200_would_have():
+    assert response_fields(304, [LENGTH]) == [LENGTH]
