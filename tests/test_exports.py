@@ -38,6 +38,7 @@ PUBLIC = [
     "MultiDict",
     "MutableHeaders",
     "Observer",
+    "OpenSocket",
     "Outcome",
     "Phase",
     "PolicyOptions",

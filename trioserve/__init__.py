@@ -26,7 +26,7 @@ from trioserve.core.limits import Deadlines, Limits
 from trioserve.core.messages import Headers
 from trioserve.core.records import Abandoned, Completed
 from trioserve.observe.observer import Observer
-from trioserve.server.config import Config, HangupNews, TcpAddress, UnixAddress
+from trioserve.server.config import Config, HangupNews, OpenSocket, TcpAddress, UnixAddress
 from trioserve.server.server import serve
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "MultiDict",
     "MutableHeaders",
     "Observer",
+    "OpenSocket",
     "Outcome",
     "Phase",
     "Request",

@@ -38,8 +38,17 @@ from trioserve.core.limits import MAY_BE_ZERO, Deadlines, Limits
 from trioserve.core.status import StatusChange
 from trioserve.failures import sole
 from trioserve.observe.access_log import ACCESS_LOGGER
-from trioserve.server.config import Address, Config, HangupNews, TcpAddress, UnixAddress, default_hangup_news
+from trioserve.server.config import (
+    Address,
+    Config,
+    HangupNews,
+    OpenSocket,
+    TcpAddress,
+    UnixAddress,
+    default_hangup_news,
+)
 from trioserve.server.server import serve
+from trioserve.server.systemd import Notifier, take_descriptors
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -210,13 +219,21 @@ def chosen(numbers: dict[str, float | None], prefix: str) -> dict[str, float]:
     }
 
 
-def addresses(hosts: tuple[str, ...], port: int | None, unix: tuple[str, ...]) -> tuple[Address, ...]:
-    """What to listen on: Unix sockets, and TCP if a host or port is given or there is nothing else."""
-    if not hosts and (port is not None or not unix):
+def addresses(
+    hosts: tuple[str, ...], port: int | None, unix: tuple[str, ...], descriptors: tuple[int, ...] = ()
+) -> tuple[Address, ...]:
+    """What to listen on: sockets that are open, Unix sockets, and TCP if a host or port is given or there is nothing
+    else.
+    """
+    if not hosts and (port is not None or not (unix or descriptors)):
         hosts = (DEFAULT_HOST,)
     if port is None:
         port = DEFAULT_PORT
-    return (*(TcpAddress(host, port) for host in hosts), *(UnixAddress(path) for path in unix))
+    return (
+        *(OpenSocket(descriptor) for descriptor in descriptors),
+        *(TcpAddress(host, port) for host in hosts),
+        *(UnixAddress(path) for path in unix),
+    )
 
 
 # Commands
@@ -262,11 +279,14 @@ def run(  # noqa: PLR0917 - click passes options by name
 ) -> None:
     """Serve the application MODULE:ATTR, looked for in the current directory too.
 
+    Started by systemd it serves the sockets that systemd has opened (a .socket unit; then TCP only if --host or --port
+    is given), and tells when it is ready (Type=notify).
+
     SIGINT (Ctrl-C) and SIGTERM drain the server: exchanges under way may end until --deadline-drain. After SIGTERM it
     goes on accepting for the drain's delay, so that balancers can hear of it. A second signal cancels all at once.
     """
     config = Config(
-        listen=addresses(host, port, unix),
+        listen=addresses(host, port, unix, take_descriptors(os.environ, os.getpid())),
         limits=Limits(**chosen(numbers, "limit_")),
         deadlines=Deadlines(**chosen(numbers, "deadline_")),
         half_close=HalfClose(half_close),
@@ -502,7 +522,7 @@ async def serve_until_signal(
     application: Application, config: Config, name: str, greet: Callable[[tuple[Address, ...]], None]
 ) -> None:
     """Serve until the first signal, then drain; cancel at the second."""
-    drain, hasten = trio.Event(), trio.Event()
+    drain, hasten, notifier = trio.Event(), trio.Event(), Notifier(os.environ)
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as outer:
             async with trio.open_nursery() as serving:
@@ -516,20 +536,28 @@ async def serve_until_signal(
                     if isinstance(sole(error), ConfigError):
                         raise
                     raise StartError(error) from None
-                outer.start_soon(_obey, signals, drain, hasten, serving.cancel_scope)
+                outer.start_soon(_obey, signals, drain, hasten, serving.cancel_scope, notifier)
                 click.echo(f"trioserve: serving {name} on {', '.join(map(str, bound))} (Ctrl-C to stop)", err=True)
+                notifier.ready()
                 greet(bound)
             # The signals are listened to until all has unwound; one that nobody took would strike when we let go.
             outer.cancel_scope.cancel(reason="the server has stopped")
 
 
-async def _obey(signals: AsyncIterator[int], drain: trio.Event, hasten: trio.Event, serving: trio.CancelScope) -> None:
+async def _obey(
+    signals: AsyncIterator[int],
+    drain: trio.Event,
+    hasten: trio.Event,
+    serving: trio.CancelScope,
+    notifier: Notifier,
+) -> None:
     """The first signal drains, the second cancels, and after that only handlers that clean up are waited for."""
     async for number in signals:
         if not drain.is_set():
             drain.set()
             if number == signal.SIGINT:
                 hasten.set()  # somebody sits and waits; no balancer sends that
+            notifier.stopping()
             click.echo("trioserve: draining; signal again to stop at once", err=True)
         elif not serving.cancel_called:
             serving.cancel(reason="second signal")

@@ -76,11 +76,20 @@ def command(*arguments: str) -> list[str]:
 
 
 @asynccontextmanager
-async def trioserve(*arguments: str, cwd: Path, **variables: str) -> AsyncIterator[Program]:
-    """`trioserve` with these arguments and environment variables; killed at the end if it still runs."""
+async def trioserve(
+    *arguments: str, cwd: Path, through: tuple[str, ...] = (), **variables: str
+) -> AsyncIterator[Program]:
+    """`trioserve` with these arguments and environment variables; killed at the end if it still runs.
+
+    `through` is a command that becomes `trioserve` with the arguments behind its own.
+    """
     with trio.fail_after(LIFETIME):
         process = await trio.lowlevel.open_process(
-            command(*arguments), cwd=cwd, env=environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [*through, *arguments] if through else command(*arguments),
+            cwd=cwd,
+            env=environment(**variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         program = Program(process)
         async with process.stdout, process.stderr:

@@ -58,7 +58,31 @@ class UnixAddress:
         return f"unix:{self.path}"
 
 
-Address = TcpAddress | UnixAddress
+@dataclass(frozen=True, slots=True)
+class OpenSocket:
+    """A socket that listens already, by its descriptor: opened by systemd, say, or by whoever started this process.
+
+    It is the server's from now on, and closed by it. The path of a Unix socket is left to whoever has made it.
+
+    Args:
+        proxy_protocol: as for `TcpAddress`.
+
+    Raises:
+        ConfigError: the descriptor is negative.
+    """
+
+    descriptor: int
+    proxy_protocol: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.descriptor < 0:
+            raise ConfigError(f"{self.descriptor} is no descriptor")
+
+    def __str__(self) -> str:
+        return f"descriptor {self.descriptor}"
+
+
+Address = TcpAddress | UnixAddress | OpenSocket
 
 
 class HangupNews(StrEnum):
@@ -96,7 +120,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if not self.listen:
-            raise ConfigError("Config.listen is empty; give at least one TcpAddress or UnixAddress")
+            raise ConfigError("Config.listen is empty; give at least one TcpAddress, UnixAddress or OpenSocket")
         # Words are accepted for the enums, as they come from a command line.
         object.__setattr__(self, "half_close", HalfClose.of(self.half_close))
         try:

@@ -16,7 +16,7 @@ import trio
 
 from trioserve.core.errors import ConfigError
 from trioserve.core.limits import Deadlines
-from trioserve.server.config import Address, TcpAddress, UnixAddress
+from trioserve.server.config import Address, OpenSocket, TcpAddress, UnixAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,8 @@ async def _open(address: Address, backlog: int) -> list[socket.socket]:
                 return await _open_tcp(address.host, address.port, backlog)
             case UnixAddress():
                 return [_open_unix(address.path, backlog)]
+            case OpenSocket():
+                return [_take_over(address.descriptor)]
     except (OSError, UnicodeError) as error:  # UnicodeError: a host name that the DNS cannot have
         raise ConfigError(f"cannot listen on {address}: {_why(error)}") from error
 
@@ -99,6 +101,21 @@ def _open_unix(path: str, backlog: int) -> _UnixListener:
     return listener
 
 
+def _take_over(descriptor: int) -> socket.socket:
+    listener = socket.socket(fileno=descriptor)
+    if not _listens(listener):
+        listener.detach()  # it is not ours
+        raise OSError(errno.EINVAL, "this is no stream socket of the internet or Unix that listens")
+    listener.set_inheritable(False)
+    listener.settimeout(0)
+    return listener
+
+
+def _listens(sock: socket.socket) -> bool:
+    family = sock.family in {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
+    return family and sock.type == socket.SOCK_STREAM and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
 def _listen(listener: socket.socket, backlog: int) -> None:
     listener.listen(backlog)
     listener.settimeout(0)
@@ -140,10 +157,23 @@ def close_listener(listener: Listener) -> None:
 
 def bound(address: Address, sock: socket.socket) -> Address:
     """The address as its socket is bound: a name is a number then, and port 0 the port that the system chose."""
-    if isinstance(address, UnixAddress):
-        return address
-    host, port, *_ = sock.getsockname()
-    return dataclasses.replace(address, host=host, port=port)
+    match address:
+        case UnixAddress():
+            return address
+        case TcpAddress():
+            host, port, *_ = sock.getsockname()
+            return dataclasses.replace(address, host=host, port=port)
+        case OpenSocket() if sock.family == socket.AF_UNIX:
+            return UnixAddress(_path(sock), proxy_protocol=address.proxy_protocol)
+        case OpenSocket():
+            host, port, *_ = sock.getsockname()
+            return TcpAddress(host, port, proxy_protocol=address.proxy_protocol)
+
+
+def _path(sock: socket.socket) -> str:
+    """Where a Unix socket is; of an abstract one, its name as it is usually written, with @ for the NUL."""
+    name = sock.getsockname()
+    return "@" + name[1:].decode(errors="replace") if isinstance(name, bytes) else name or "(unnamed)"
 
 
 def set_options(sock: socket.socket, deadlines: Deadlines) -> None:
