@@ -27,6 +27,7 @@ PUBLIC = [
     "Event",
     "FINISH",
     "Form",
+    "ForwardedFields",
     "Grace",
     "HTTPError",
     "HalfClose",

@@ -21,6 +21,7 @@ from trioserve.core.errors import (
     ResponseError,
     TrioserveError,
 )
+from trioserve.core.forwarded import ForwardedFields
 from trioserve.core.lifecycle import CANCEL, FINISH, Cause, DisconnectPolicy, Grace, HalfClose, Outcome, Phase
 from trioserve.core.limits import Deadlines, Limits
 from trioserve.core.messages import Headers
@@ -50,6 +51,7 @@ __all__ = [
     "DropConnection",
     "Event",
     "Form",
+    "ForwardedFields",
     "Grace",
     "HTTPError",
     "HalfClose",

@@ -36,9 +36,13 @@ class FakeExchange:
         parts: Iterable[bytes | Exception] = (),
         http_version: str = "1.1",
         client: tuple[str, int] | None = ("127.0.0.1", 50_000),
+        scheme: str = "http",
+        authority: str | None = "test",
     ) -> None:
         self.head = RequestHead(method, target, http_version, fields, None)
         self.client = client
+        self.scheme = scheme
+        self.authority = authority
         self._parts = list(parts)
         # What happened, in order: "starts", "thread", "head", "part", "end", "switch", "pause", "may go", "left",
         # "vanished".

@@ -56,6 +56,42 @@ def test_rfc9112_3_2_the_path_is_that_of_the_target_in_each_of_its_forms(target,
     assert request(target=target).query_string == query
 
 
+def test_scheme_and_host_are_those_of_the_exchange():
+    made = request(scheme="https", authority="shop.example:8443")
+    assert (made.scheme, made.host) == ("https", "shop.example:8443")
+
+
+@pytest.mark.parametrize(
+    ("target", "url"),
+    [
+        ("/", "http://shop.example/"),
+        ("/a%2Fb/caf%C3%A9?x=1&y=%20", "http://shop.example/a%2Fb/caf%C3%A9?x=1&y=%20"),
+        ("/?", "http://shop.example/?"),
+        ("/x?a?b", "http://shop.example/x?a?b"),
+        ("//x", "http://shop.example//x"),
+        ("http://shop.example", "http://shop.example/"),
+        ("http://shop.example/x?y", "http://shop.example/x?y"),
+        ("http://shop.example?y", "http://shop.example/?y"),
+        # The connection is not encrypted, whatever the target says.
+        ("HTTPS://SHOP.example/x", "http://shop.example/x"),
+        ("*", "http://shop.example"),
+        ("shop.example:443", "http://shop.example"),
+    ],
+)
+def test_rfc9112_3_3_the_url_is_put_together_from_what_the_request_says(target, url):
+    assert request(target=target, authority="shop.example").url == url
+
+
+def test_the_url_has_the_scheme_and_host_that_a_proxy_names():
+    assert request(target="/x", scheme="https", authority="shop.example:8443").url == "https://shop.example:8443/x"
+    assert request(target="/x", authority="[2001:db8::7]").url == "http://[2001:db8::7]/x"
+
+
+def test_a_client_that_names_no_host_has_a_url_without_one():
+    made = request(target="/x?y", authority=None)
+    assert (made.host, made.url) == (None, "/x?y")
+
+
 # The body
 
 

@@ -38,6 +38,19 @@ def test_a_completed_exchange_is_a_line(caplog):
     assert (entry.name, entry.levelname) == ("trioserve.access", "INFO")
 
 
+@pytest.mark.parametrize(
+    ("client", "text"),
+    [
+        (("203.0.113.9", 0), "203.0.113.9"),
+        (("2001:db8::7", 0), "[2001:db8::7]"),
+        (("2001:db8::7", 4711), "[2001:db8::7]:4711"),
+        (None, "-"),
+    ],
+)
+def test_a_client_whose_port_nobody_knows_has_none(caplog, client, text):
+    assert logged(caplog, completed(client=client)).getMessage().startswith(f'{text} "GET')
+
+
 def test_an_abandoned_exchange_is_a_line_that_says_how(caplog):
     assert logged(caplog, abandoned()).getMessage() == (
         '127.0.0.1:53126 "GET /reports/2026 HTTP/1.1" 499 0B 300.2ms abandoned HANDLER FIN cancelled unwind=0.1ms'

@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import parse_qsl, unquote
 
 from trioserve.app.cookies import parse_cookies
@@ -91,9 +91,36 @@ class Request:
         return self._cookies
 
     @property
-    def scheme(self) -> str:
-        """The scheme by which the client reached us: "http"."""
-        return "http"
+    def scheme(self) -> Literal["http", "https"]:
+        """The scheme by which the client made the request, also that of a WebSocket: "http" or "https".
+
+        Of a request that a trusted proxy has passed on (`Config.trusted_proxies`), the one that it says; else "https"
+        exactly if the connection is encrypted.
+        """
+        return self.exchange.scheme
+
+    @property
+    def host(self) -> str | None:
+        """The host for which the request was made, as "host" or "host:port" in lower case; None if the client does not
+        say it, which HTTP/1.0 allows.
+
+        Of a request that a trusted proxy has passed on, the one that it says; else that of the target if it is in
+        absolute-form, else the Host field (RFC 9112 §3.3). It is a host by its grammar, and still what the client wants
+        it to be: compare it with your own before you put it into a link that somebody else will follow.
+        """
+        return self.exchange.authority
+
+    @property
+    def url(self) -> str:
+        """The URL of what was asked for: scheme, host, path and query as they were sent (RFC 9112 §3.3).
+
+        Without scheme and host where no `host` is known. Of `OPTIONS *` and CONNECT: without a path.
+        """
+        origin = "" if self.host is None else f"{self.scheme}://{self.host}"
+        path = path_of(self.target)
+        if not path.startswith("/"):
+            return origin
+        return "".join((origin, path, *self.target.partition("?")[1:]))
 
     @property
     def last_event_id(self) -> str | None:
@@ -150,7 +177,11 @@ class Request:
 
     @property
     def client(self) -> ClientAddress | None:
-        """(host, port) of the peer; None on a Unix socket."""
+        """(host, port) of whoever made the request.
+
+        Of a request that a trusted proxy has passed on (`Config.trusted_proxies`), the one whom it names; the port is 0
+        if it does not say it. Else of the peer, or of whom a PROXY protocol header names; None on a Unix socket.
+        """
         return self.exchange.client
 
     async def body(self) -> bytes:

@@ -187,6 +187,7 @@ class Connection:
 
     def _look_at_content(self, exchange: ServedExchange, head: RequestHead) -> None:
         try:
+            exchange.hear_proxies()
             _check_expectations(head)
             _check_size(head, exchange.max_body)
             exchange.take_early_parts()

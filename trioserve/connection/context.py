@@ -11,6 +11,7 @@ import trio
 from trioserve.connection.turns import Turns
 from trioserve.core.application import Application
 from trioserve.core.engine import Engine
+from trioserve.core.forwarded import TrustedProxies
 from trioserve.core.lifecycle import HalfClose
 from trioserve.core.limits import Deadlines, Limits
 from trioserve.core.messages import RequestHead
@@ -60,5 +61,6 @@ class Context:
     half_close: HalfClose
     threads: trio.CapacityLimiter  # for plain `def` handlers
     turns: Turns  # of the exchanges that are handled at once
+    proxies: TrustedProxies | None  # None where none are trusted
     date: Callable[[], bytes]  # the Date field's value now (RFC 9110 §6.6.1)
     draining: trio.Event  # set at the order to stop; from then on each response announces its connection's end

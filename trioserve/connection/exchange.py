@@ -18,6 +18,7 @@ import trio
 from trioserve.core.application import Endpoint, LastWords, T
 from trioserve.core.engine import NO_CONTENT
 from trioserve.core.errors import ClientGone, RequestError, ResponseError
+from trioserve.core.forwarded import Forwarded, Scheme
 from trioserve.core.lifecycle import (
     Cause,
     End,
@@ -64,6 +65,8 @@ class ServedExchange:
         self.number = number
         self.endpoint = endpoint
         self.started_at = started_at
+        # What proxies have said of the request; None where none are trusted.
+        self._forwarded: Forwarded | None = None
         # Content that had arrived with the head; taken from the engine so that it knows whether more is to come. After
         # a switch of protocols: the bytes behind the request.
         self._early_parts: deque[bytes] = deque()
@@ -100,7 +103,28 @@ class ServedExchange:
 
     @property
     def client(self) -> ClientAddress | None:
-        return self._connection.transport.client
+        return self._connection.transport.client if self._forwarded is None else self._forwarded.client
+
+    @property
+    def scheme(self) -> Scheme:
+        said = None if self._forwarded is None else self._forwarded.scheme
+        return said or self._connection.transport.scheme
+
+    @property
+    def authority(self) -> str | None:
+        said = None if self._forwarded is None else self._forwarded.authority
+        return said or self.head.authority
+
+    def hear_proxies(self) -> None:
+        """Take in what trusted proxies say of the request.
+
+        Raises:
+            RequestError: nobody can tell what they say, and what the client does.
+        """
+        if self._connection.context.proxies is not None:
+            self._forwarded = self._connection.context.proxies.forwarded(
+                self._connection.transport.client, self.head.fields
+            )
 
     @property
     def max_body(self) -> float:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from trioserve.core.errors import RequestError
+from trioserve.core.forwarded import Scheme
 from trioserve.core.lifecycle import CANCEL, Cause, DisconnectPolicy, HalfClose
 from trioserve.core.limits import Deadlines, Limits
 from trioserve.core.messages import Content, Field, RequestHead
@@ -50,7 +51,23 @@ class Exchange(Protocol):
     def head(self) -> RequestHead: ...
 
     @property
-    def client(self) -> ClientAddress | None: ...
+    def client(self) -> ClientAddress | None:
+        """(host, port) of whoever made the request, by the word of trusted proxies; else of the peer. None if that is
+        one of a Unix socket; port 0 if a proxy has not said it.
+        """
+        ...
+
+    @property
+    def scheme(self) -> Scheme:
+        """By which scheme the client made it, by the word of trusted proxies; else by which it reached us."""
+        ...
+
+    @property
+    def authority(self) -> str | None:
+        """For which host[:port] the client made it, by the word of trusted proxies; else by its target or Host field.
+        None if it did not say (HTTP/1.0).
+        """
+        ...
 
     @property
     def max_body(self) -> float:

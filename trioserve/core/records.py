@@ -24,7 +24,7 @@ class Completed:
     route: str | None  # the route's pattern, "/reports/{year:int}"; None if no route was found
     http_version: str | None  # "1.1"
     headers: Headers | None
-    client: ClientAddress | None  # (host, port); None on a Unix socket
+    client: ClientAddress | None  # (host, port), port 0 if a proxy did not say it; None on a Unix socket
     connection_id: int  # unique in this process
     exchange_number: int  # 1, 2, 3 ... on its connection
     request_body_bytes: int  # content read so far, without chunk framing
@@ -48,7 +48,7 @@ class Abandoned:
     route: str | None  # the route's pattern; None if no route was found
     http_version: str | None
     headers: Headers | None
-    client: ClientAddress | None  # (host, port); None on a Unix socket
+    client: ClientAddress | None  # (host, port), port 0 if a proxy did not say it; None on a Unix socket
     connection_id: int  # unique in this process
     exchange_number: int  # 1, 2, 3 ... on its connection
     request_body_bytes: int  # content read so far, without chunk framing

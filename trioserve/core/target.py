@@ -108,10 +108,10 @@ def _host(http_version: str, fields: Sequence[Field]) -> str | None:
 @functools.lru_cache(128)  # few, since a client may send ever new ones, each as long as a field may be
 def _of_host(value: bytes) -> str | None:
     """A Host field's value as authority; None if it is none."""
-    return _authority(value.decode("latin-1")) if value else ""
+    return parse_authority(value.decode("latin-1")) if value else ""
 
 
-def _authority(text: str) -> str | None:
+def parse_authority(text: str) -> str | None:
     """`uri-host [ ":" port ]` (RFC 9110 §7.2) in lower case, the port without zeros before it, left out if it is empty.
 
     None if it is something else.
@@ -138,7 +138,7 @@ def _is_ipv6(text: str) -> bool:
 
 def _of_connect(target: str) -> tuple[str, str]:
     """The authority, and no default port: CONNECT names it always."""
-    authority = _authority(target)
+    authority = parse_authority(target)
     if authority is None or authority.endswith("]") or ":" not in authority:
         raise RequestError(400, f"CONNECT is for a host and a port, not for {_shown(target)} (RFC 9112 §3.2.3)")
     return authority, ""
@@ -156,7 +156,7 @@ def _of_uri(target: str) -> tuple[str, str]:
     scheme = match["scheme"].lower()
     if scheme not in DEFAULT_PORTS:
         raise RequestError(400, f"the request target has the scheme {_shown(scheme)}; this server has http and https")
-    authority = _authority(match["authority"])
+    authority = parse_authority(match["authority"])
     if authority is None:
         if "@" in match["authority"]:
             raise RequestError(400, "the request target has a user; leave user and password out (RFC 9110 §4.2.4)")

@@ -7,8 +7,9 @@ handlers. The lines:
     127.0.0.1:53126 "GET /reports/2026 HTTP/1.1" 499 0B 300.2ms abandoned HANDLER FIN cancelled unwind=0.1ms
     127.0.0.1:53128 "GET /export HTTP/1.1" 200 65536B 911.0ms abandoned RESPONSE_BODY RESET cancelled unwind=0.1ms
 
-that is: client, request line, status code (what was sent if anything was, else what never arrived), content bytes
-sent, duration; then, for an abandoned exchange, phase, cause, what became of the handler, and how long it unwound.
+that is: client (whom a trusted proxy names, if there is one, and then mostly without a port), request line, status code
+(what was sent if anything was, else what never arrived), content bytes sent, duration; then, for an abandoned exchange,
+phase, cause, what became of the handler, and how long it unwound.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def line_of(record: Record, status: int) -> str:
 
 
 def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    host = f"[{host}]" if ":" in host else host
+    return f"{host}:{port}" if port else host  # a proxy often does not say the port
 
 
 def _milliseconds(seconds: float) -> str:

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from trioserve.connection.hangup import kernel_watch_available
 from trioserve.core.errors import ConfigError
+from trioserve.core.forwarded import ForwardedFields, TrustedProxies
 from trioserve.core.lifecycle import HalfClose
 from trioserve.core.limits import Deadlines, Limits
 from trioserve.observe.observer import Observer
@@ -113,6 +114,12 @@ class Config:
     # What nginx, Go and hyper take a FIN for.
     half_close: HalfClose = HalfClose.ABORT
     hangup_news: HangupNews = field(default_factory=default_hangup_news)
+    # Peers that are believed when they say for whom they pass on a request: addresses and networks ("10.0.0.0/8"), and
+    # "unix" for whoever connects to a Unix socket. Nobody, since whoever reaches the port can write such fields. What
+    # is believed, and how far: core/forwarded.py.
+    trusted_proxies: tuple[str, ...] = ()
+    # Where they say it. Proxies differ, and as long as the client writes none itself, one can see which kind it is.
+    forwarded_fields: ForwardedFields = ForwardedFields.EITHER
     # Whether there is an access log: one line an exchange on the logger "trioserve.access".
     access_log: bool = True
     # Further consumers of records.
@@ -127,5 +134,14 @@ class Config:
             object.__setattr__(self, "hangup_news", HangupNews(self.hangup_news))
         except ValueError:
             raise ConfigError(f"hangup_news={self.hangup_news!r}; use one of {', '.join(HangupNews)}") from None
+        try:
+            object.__setattr__(self, "forwarded_fields", ForwardedFields(self.forwarded_fields))
+        except ValueError:
+            raise ConfigError(
+                f"forwarded_fields={self.forwarded_fields!r}; use one of {', '.join(ForwardedFields)}"
+            ) from None
+        if isinstance(self.trusted_proxies, str):
+            raise ConfigError(f"trusted_proxies={self.trusted_proxies!r}; give a tuple of such texts")
+        TrustedProxies(self.trusted_proxies)  # refuses what is none
         if self.hangup_news is HangupNews.KERNEL and not kernel_watch_available():
             raise ConfigError('hangup_news="kernel" needs Linux; use "read-ahead" here')

@@ -43,6 +43,7 @@ from trioserve.connection.transport import SocketTransport, Transport
 from trioserve.connection.turns import Turns
 from trioserve.core.application import Application
 from trioserve.core.engine import H11Engine
+from trioserve.core.forwarded import TrustedProxies
 from trioserve.failures import is_failure, sole, ungrouped
 from trioserve.observe.access_log import AccessLog
 from trioserve.observe.observer import Observer
@@ -137,6 +138,9 @@ class Server:
             half_close=config.half_close,
             threads=trio.CapacityLimiter(limits.threads),
             turns=Turns(limits.exchanges, limits.queue),
+            proxies=(
+                TrustedProxies(config.trusted_proxies, config.forwarded_fields) if config.trusted_proxies else None
+            ),
             date=date_field(),
             draining=trio.Event(),
         )
