@@ -159,6 +159,62 @@ async def test_an_application_that_sets_up_logging_gets_the_access_log_its_own_w
     assert program.stdout == ["own trioserve.access"]
 
 
+# Behind proxies
+
+TELLS = """
+from trioserve import App
+
+app = App()
+
+@app.get("/")
+async def tell(request):
+    return f"{request.client and request.client[0]} {request.url}"
+"""
+
+
+@pytest.fixture
+def behind(tmp_path: Path) -> Path:
+    """A directory with the application behind:app."""
+    (tmp_path / "behind.py").write_text(TELLS)
+    return tmp_path
+
+
+FORWARDED = ("X-Forwarded-For: 203.0.113.9", "X-Forwarded-Proto: https", "X-Forwarded-Host: shop.example")
+
+
+@pytest.mark.parametrize(
+    ("options", "variables"),
+    [
+        (["--trusted-proxy", "10.0.0.0/8", "--trusted-proxy", "127.0.0.1"], {}),
+        ([], {"TRIOSERVE_TRUSTED_PROXY": "10.0.0.0/8 127.0.0.1", "TRIOSERVE_FORWARDED_FIELDS": "x-forwarded"}),
+    ],
+)
+async def test_a_trusted_proxy_is_believed(behind, options, variables):
+    async with trioserve("run", "behind:app", "--port", "0", *options, cwd=behind, **variables) as program:
+        told = await answer(await program.connect(), request("GET", "/", *FORWARDED, CLOSE))
+        assert told == "HTTP/1.1 200 OK 203.0.113.9 https://shop.example/"
+        assert '203.0.113.9 "GET / HTTP/1.1" 200' in await program.line("20")
+
+
+async def test_without_that_nobody_is_believed(behind):
+    async with trioserve("run", "behind:app", "--port", "0", cwd=behind) as program:
+        told = await answer(await program.connect(), request("GET", "/", *FORWARDED, CLOSE))
+        assert told == "HTTP/1.1 200 OK 127.0.0.1 http://shop/"
+
+
+async def test_the_proxy_protocol_is_asked_for_at_every_address(behind):
+    header = b"PROXY TCP4 203.0.113.9 192.0.2.2 51234 443\r\n"
+    options = ["--proxy-protocol", "--port", "0", "--unix", "s"]
+    async with trioserve("run", "behind:app", *options, cwd=behind) as program:
+        await program.line("trioserve: serving")
+        for stream in (await program.connect(), await trio.open_unix_socket(behind / "s")):
+            told = await answer(stream, header + request("GET", "/", CLOSE))
+            assert told == "HTTP/1.1 200 OK 203.0.113.9 http://shop/"
+        stream = await program.connect()
+        await stream.send_all(request("GET", "/"))
+        assert await everything(stream) == b""
+
+
 # Signals
 
 
@@ -369,6 +425,11 @@ def assert_one_clear_line(ended: subprocess.CompletedProcess[str], *words: str) 
         (["run", "shop:app", "--port", "65536"], ["--port", "65536"]),
         (["run", "shop:app", "--half-close", "maybe"], ["--half-close", "'maybe'", "'abort', 'finish', 'probe'"]),
         (["run", "shop:app", "--hangup-news", "maybe"], ["--hangup-news", "'kernel', 'read-ahead', 'none'"]),
+        (
+            ["run", "shop:app", "--forwarded-fields", "both"],
+            ["--forwarded-fields", "'either', 'x-forwarded', 'forwarded'"],
+        ),
+        (["run", "shop:app", "--trusted-proxy", "proxy"], ["trusted_proxies", "'proxy'", "10.0.0.0/8"]),
         (["run", "shop:app", "--deadline-idle", "soon"], ["--deadline-idle", "'soon'", "positive"]),
         (["run", "shop:app", "--deadline-idle", "nan"], ["--deadline-idle", "'nan'", "positive"]),
         (["run", "shop:app", "--deadline-idle", "0"], ["--deadline-idle", "'0'", "positive"]),

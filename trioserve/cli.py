@@ -33,6 +33,7 @@ from trioserve.app.router import UPGRADE, Policies, Registration
 from trioserve.core.application import Application
 from trioserve.core.callables import name_of
 from trioserve.core.errors import ConfigError
+from trioserve.core.forwarded import ForwardedFields
 from trioserve.core.lifecycle import CANCEL, HalfClose
 from trioserve.core.limits import MAY_BE_ZERO, Deadlines, Limits
 from trioserve.core.status import StatusChange
@@ -263,6 +264,25 @@ def addresses(
     show_default=True,
     help="Where news of a hangup comes from.",
 )
+@option(
+    "--proxy-protocol/--no-proxy-protocol",
+    default=False,
+    show_default=True,
+    help="Every connection begins with a PROXY protocol header, version 1 or 2; all others are closed.",
+)
+@option(
+    "--trusted-proxy",
+    multiple=True,
+    metavar="NETWORK",
+    help='Address or network that is believed who the client is, or "unix" for Unix sockets; may be given again.',
+)
+@option(
+    "--forwarded-fields",
+    type=click.Choice([word.value for word in ForwardedFields]),
+    default=ForwardedFields.EITHER.value,
+    show_default=True,
+    help="Where a trusted proxy says it. With either, a request that has both kinds is refused.",
+)
 @option("--access-log/--no-access-log", default=True, show_default=True, help="One line an exchange, on stdout.")
 @number_options(Deadlines, "deadline", seconds)
 @number_options(Limits, "limit", number)
@@ -273,7 +293,10 @@ def run(  # noqa: PLR0917 - click passes options by name
     unix: tuple[str, ...],
     half_close: str,
     hangup_news: str,
+    trusted_proxy: tuple[str, ...],
+    forwarded_fields: str,
     *,
+    proxy_protocol: bool,
     access_log: bool,
     **numbers: float | None,
 ) -> None:
@@ -286,11 +309,16 @@ def run(  # noqa: PLR0917 - click passes options by name
     goes on accepting for the drain's delay, so that balancers can hear of it. A second signal cancels all at once.
     """
     config = Config(
-        listen=addresses(host, port, unix, take_descriptors(os.environ, os.getpid())),
+        listen=tuple(
+            dataclasses.replace(address, proxy_protocol=proxy_protocol)
+            for address in addresses(host, port, unix, take_descriptors(os.environ, os.getpid()))
+        ),
         limits=Limits(**chosen(numbers, "limit_")),
         deadlines=Deadlines(**chosen(numbers, "deadline_")),
         half_close=HalfClose(half_close),
         hangup_news=HangupNews(hangup_news),
+        trusted_proxies=trusted_proxy,
+        forwarded_fields=ForwardedFields(forwarded_fields),
         access_log=access_log,
     )
     run_server(load(app), config, app)

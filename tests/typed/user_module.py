@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Self, TypedDict, Unpack, assert_type
+from typing import Any, Literal, Self, TypedDict, Unpack, assert_type
 
 import trio
 
@@ -31,6 +31,7 @@ from trioserve import (
     DropConnection,
     Event,
     Form,
+    ForwardedFields,
     Grace,
     HalfClose,
     HangupNews,
@@ -226,6 +227,9 @@ async def echo(request: Request) -> bytes:
     headers = assert_type(request.headers, Headers)
     assert_type(headers.get_all("accept"), list[str])
     assert_type(request.client, tuple[str, int] | None)
+    assert_type(request.scheme, Literal["http", "https"])
+    assert_type(request.host, str | None)
+    assert_type(request.url, str)
     return await request.body()
 
 
@@ -389,6 +393,8 @@ async def main() -> None:
             limits=Limits(body=5_000_000),
             half_close=HalfClose.PROBE,
             hangup_news=HangupNews.READ_AHEAD,
+            trusted_proxies=("10.0.0.0/8", "unix"),
+            forwarded_fields=ForwardedFields.X_FORWARDED,
             observers=(metrics,),
         )
     except ConfigError as error:
