@@ -652,7 +652,7 @@ def test_nothing_is_held_but_what_cannot_pass_yet(wire, changes, size):
                 if gate._next.name == "NOTHING":
                     gate.start_next_request()
             assert len(gate.held) <= TIGHT.head + 2 + TIGHT.chunk_extensions
-            assert gate.holds == bool(gate.held)
-            assert gate.holds or not gate._held, "what has passed is not kept"
+            assert gate.holds == bool(gate.held) or (gate.held == b"\r" and gate._next.name == "HEAD")
+            assert gate.held or not gate._held, "what has passed is not kept"
     except RequestError:
         pass

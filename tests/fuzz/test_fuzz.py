@@ -47,6 +47,16 @@ def test_a_request_cut_at_any_byte_is_the_same_request(request_bytes: bytes) -> 
     in_virtual_time(run)
 
 
+def test_an_empty_line_begins_nothing_however_it_is_cut() -> None:
+    async def run() -> None:
+        async with stage() as it:
+            for pieces in ([b"\r\n\r\n"], [b"\r", b"\n\r", b"\n"], [b"\r"]):
+                assert (await it.play(pieces, stay=False)).records == []
+                assert (await it.play(pieces, stay=True)).records == []
+
+    in_virtual_time(run)
+
+
 pieces = st.one_of(st.binary(max_size=40), st.sampled_from(TOKENS), st.sampled_from(REQUESTS))
 
 

@@ -153,13 +153,14 @@ class Gate:
 
     @property
     def held(self) -> bytes:
-        """The bytes that have come and not passed, but for empty lines before a request: these begin nothing."""
+        """The bytes that have come and not passed, but for empty lines before a request."""
         return self._held[self._at :]
 
     @property
     def holds(self) -> bool:
-        """True if `held` is not empty."""
-        return self._at < len(self._held)
+        """True if `held` is not empty. An empty line before a request begins nothing, nor does the half of one."""
+        size = len(self._held) - self._at
+        return size > 1 or (size == 1 and not (self._next is _Next.HEAD and self._held.endswith(b"\r")))
 
     def start_next_request(self) -> None:
         """Expect the next head. Only when the current request has passed to its end."""
