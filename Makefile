@@ -56,6 +56,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.leaks
 	$(BIN)/python -m benchmarks.cpu
 	$(BIN)/python -m benchmarks.routing
+	$(BIN)/python -m benchmarks.receiving
 
 hostile: $(INSTALLED) $(PEERS)/.installed
 	$(BIN)/python -m benchmarks.slow

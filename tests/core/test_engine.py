@@ -487,6 +487,37 @@ def test_a_refusal_of_head_is_answered_without_content():
         assert read_response(sent, "HEAD") == (400, [(b"content-length", b"3"), CLOSE], b"", b"")
 
 
+def test_a_refusal_of_what_comes_second_is_answered_as_one_of_what_comes_first():
+    for method, content in ((b"GET", b"no\n"), (b"HEAD", b"")):
+        _, engine = refusal([FIXED + GET.replace(b"GET", method).replace(b"1.1", b"1.2")])
+        sent = b"".join(engine.respond(ResponseHead(505, [(b"content-length", b"3"), CLOSE]), b"no\n"))
+        assert read_response(sent, method.decode()) == (505, [(b"content-length", b"3"), CLOSE], content, b"")
+        assert not engine.reusable
+
+
+def test_content_before_what_is_refused_in_the_same_piece_is_told():
+    engine, source = H11Engine(LIMITS), Input([CHUNKED_HEAD + b"5\r\nhello\r\n5\r\nwor\nx"])
+    assert isinstance(source.next_event(engine), RequestHead)
+    # The chunk that is not ended is told as far as it goes, as it would be if it came in pieces.
+    assert source.next_event(engine) == BodyPart(b"hellowor\nx")
+    engine.receive_data(b"more")
+    with pytest.raises(RequestError):
+        engine.next_event()
+    assert not engine.request_complete
+
+
+def test_if_h11_refuses_what_has_passed_that_is_a_refusal_like_another():
+    engine = H11Engine(LIMITS)
+    engine._h11.receive_data(b"no request at all\r\n\r\n")
+    engine.receive_data(GET)
+    for _ in range(2):
+        with pytest.raises(RequestError) as caught:
+            engine.next_event()
+        assert (caught.value.status, caught.value.detail) == (400, "illegal request line")
+    assert read_response(answer(engine, 400, CLOSE), "GET")[0] == 400
+    assert not engine.reusable
+
+
 @settings(max_examples=3 * settings.default.max_examples)
 @given(wire=st.binary(max_size=200), places=PLACES)
 @example(wire=b"\r\n", places=[])
@@ -1009,10 +1040,10 @@ def asked(data: bytes) -> H11Engine:
 
 
 def test_a_switch_is_a_101_with_the_fields_given_and_what_follows_the_request_is_kept():
-    engine = asked(UPGRADE + b"raw \x00 bytes")
+    engine = asked(UPGRADE + b"\r\n\r\nraw \x00 bytes")
     assert engine.request_complete
     assert engine.switch_protocols([(b"upgrade", b"x")]) == b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n"
-    assert engine.unparsed_bytes == b"raw \x00 bytes"
+    assert engine.unparsed_bytes == b"\r\n\r\nraw \x00 bytes"
     assert not engine.reusable
     assert not engine.keeps_alive
 

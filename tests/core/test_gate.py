@@ -77,6 +77,7 @@ def pass_on(gate: Gate, engine: h11.Connection, passed: Passed) -> bool:
             case h11.EndOfMessage():
                 passed.requests.append((passed.head, passed.content, tuple(gate.trailers)))
                 passed.head, passed.content = None, b""
+                assert gate.complete
                 assert not gate.next_bytes()
                 gate.start_next_request()
                 # What becomes of the connection is not the gate's business.
@@ -648,8 +649,8 @@ def test_nothing_is_held_but_what_cannot_pass_yet(wire, changes, size):
     try:
         for piece in cut(wire, range(0, len(wire), size)):
             gate.receive_data(piece)
-            while gate.next_bytes() or (gate.head and gate._next.name == "NOTHING"):
-                if gate._next.name == "NOTHING":
+            while gate.next_bytes() or gate.complete:
+                if gate.complete:
                     gate.start_next_request()
             assert len(gate.held) <= TIGHT.head + 2 + TIGHT.chunk_extensions
             assert gate.holds == bool(gate.held) or (gate.held == b"\r" and gate._next.name == "HEAD")

@@ -162,15 +162,20 @@ class Gate:
         size = len(self._held) - self._at
         return size > 1 or (size == 1 and not (self._next is _Next.HEAD and self._held.endswith(b"\r")))
 
+    @property
+    def complete(self) -> bool:
+        """True if the current request has passed to its end."""
+        return self._next is _Next.NOTHING
+
     def start_next_request(self) -> None:
-        """Expect the next head. Only when the current request has passed to its end."""
-        assert self._next is _Next.NOTHING, "one request passes after another"
+        """Expect the next head. Only when the current request is `complete`."""
+        assert self.complete, "one request passes after another"
         self._begin()
         self._skip_empty_lines()
 
     def next_bytes(self) -> bytes:
         """The next bytes for the engine: a head, or content, or its end. b"" if more must come first, or the current
-        request has passed to its end.
+        request is `complete`.
 
         Raises:
             RequestError: what comes next is no request that we serve. Nothing passes any more.
@@ -249,13 +254,13 @@ class Gate:
             RequestError: a line is wrong, or one too many.
         """
         while True:
-            of_head = self._next is _Next.HEAD
-            size = self._field_line() if self._checked or not of_head else self._request_line()
+            begins_head = self._next is _Next.HEAD and not self._checked
+            size = self._request_line() if begins_head else self._field_line()
             if not size:
                 return 0
             if size == len(b"\r\n"):
                 return self._checked + size
-            self._fields += bool(self._checked) or not of_head
+            self._fields += not begins_head
             self._checked += size
 
     def _request_line(self) -> int:
@@ -277,7 +282,7 @@ class Gate:
             if version not in _VERSIONS:
                 raise RequestError(505, "this server speaks HTTP/1.1 and HTTP/1.0")
             return size
-        if stop < len(held) and held[start:] != b"\r":
+        if stop < len(held) and held[start:] != b"\r":  # which may be half of an empty line
             raise RequestError(400, _why_no_request_line(held[start:stop], held[stop]))
         return 0
 

@@ -1,0 +1,1 @@
+"""What receiving a request costs the engine and its gate, and what hostile ones do. See ../README.md."""
