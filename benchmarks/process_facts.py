@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _USER_TIME, _SYSTEM_TIME = 11, 12  # proc_pid_stat(5), counted from the field behind the command's name
@@ -28,12 +29,20 @@ def resident_kilobytes(pid: int) -> int:
     return _status(pid, "VmRSS")
 
 
-def server_connections(port: int) -> set[tuple[str, int]]:
-    """The clients (IPv4 address, port) whose connections to this port of ours are in some process's hands.
+class Held(NamedTuple):
+    """A connection that was accepted: its client's IPv4 address and port. `inode` tells it from later ones."""
 
-    One that the process has closed is not among them, though the system may still be busy with it.
+    host: str
+    port: int
+    inode: str
+
+
+def held_connections(port: int) -> set[Held]:
+    """The connections to this port of ours that are in some process's hands.
+
+    One that waits to be accepted, and one that was closed, are not among them, though the system is busy with them.
     """
-    clients = set()
+    held = set()
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         (
             _,
@@ -45,8 +54,8 @@ def server_connections(port: int) -> set[tuple[str, int]]:
         if state != _LISTENING and int(local.partition(":")[2], 16) == port and fields[_INODE] != "0":
             address, _, remote_port = remote.partition(":")
             host = ".".join(str(byte) for byte in int(address, 16).to_bytes(4, sys.byteorder))
-            clients.add((host, int(remote_port, 16)))
-    return clients
+            held.add(Held(host, int(remote_port, 16), fields[_INODE]))
+    return held
 
 
 def system_tcp_kilobytes() -> int:

@@ -21,6 +21,7 @@ from benchmarks.slow import ordinary
 from benchmarks.slow.attacks import Attack, attacks
 from benchmarks.slow.server import STATISTICS, deadlines
 from benchmarks.tables import load_average, measured_where, publish, table
+from trioserve import Limits
 
 HOST = "127.0.0.1"
 
@@ -78,7 +79,7 @@ def main() -> int:
             "benchmarks.slow: slowhttptest is not installed; on Debian: apt-get install slowhttptest", file=sys.stderr
         )
         return 2
-    chosen = [a for a in attacks(deadlines(options.hurry), options.hurry) if options.only in a.name]
+    chosen = [a for a in attacks(deadlines(options.hurry), Limits(), options.hurry) if options.only in a.name]
     seen, promises = [], []
     with ServerProcess("benchmarks.slow.server", f"--hurry={options.hurry}") as server:
         print(f"no attack, {options.quiet:g} s", file=sys.stderr, flush=True)
@@ -134,13 +135,12 @@ def slowhttptest(
 
 def watch(server: ServerProcess, seen: Seen, attackers: subprocess.Popen[bytes], until: float) -> None:
     """Look at the server until the attack is over or should be."""
-    first_seen: dict[tuple[str, int], float] = {}
+    first_seen: dict[process_facts.Held, float] = {}
     said = 0.0
     while True:
         now = time.monotonic()
-        held = {client for client in process_facts.server_connections(server.port) if client[0] == HOST}
-        # One that is not there any more has been cut; another may have its port later.
-        first_seen = {client: first_seen.get(client, now) for client in held}
+        held = [one for one in process_facts.held_connections(server.port) if one.host == HOST]
+        first_seen = {one: first_seen.get(one, now) for one in held}
         resident = process_facts.resident_kilobytes(server.pid)
         seen.peak = max(seen.peak, resident)
         seen.system_peak = max(seen.system_peak, process_facts.system_tcp_kilobytes())

@@ -6,10 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trioserve import Deadlines
-
-BODY_RATE = SEND_RATE = 240
-"""Bytes a second below which a client is too slow."""
+from trioserve import Deadlines, Limits
 
 FOLLOW_UP = 10
 """Bytes that slowhttptest sends at a time, at most, in a field or in the body."""
@@ -37,7 +34,7 @@ class Attack:
     stays: bool = True
 
 
-def attacks(deadlines: Deadlines, hurry: float) -> list[Attack]:
+def attacks(deadlines: Deadlines, limits: Limits, hurry: float) -> list[Attack]:
     """The four, with follow-up data so often that no wait for a single byte is ever long."""
     interval = max(1, math.floor(deadlines.body_stall / 3))
     follow_up = f"-x {FOLLOW_UP}"
@@ -55,7 +52,8 @@ def attacks(deadlines: Deadlines, hurry: float) -> list[Attack]:
             options=["-B", "-i", str(interval), "-s", "65536", *follow_up.split()],
             path="/upload",
             # Each follow-up has some framing: "&name=value".
-            longest=under_way(deadlines.body_stall, (2 * FOLLOW_UP + 2) / interval, BODY_RATE) + deadlines.linger,
+            longest=under_way(deadlines.body_stall, (2 * FOLLOW_UP + 2) / interval, limits.body_rate)
+            + deadlines.linger,
             memory=64,
             story="408 completed",
         ),
@@ -73,7 +71,7 @@ def attacks(deadlines: Deadlines, hurry: float) -> list[Attack]:
             name="slow read",
             options=["-X", "-n", "1", "-z", "32", "-w", "512", "-y", "1024", "-k", "3"],
             path="/large",
-            longest=under_way(deadlines.send_stall, 32, SEND_RATE),
+            longest=under_way(deadlines.send_stall, 32, limits.send_rate),
             memory=384,
             story="499 RESPONSE_BODY WRITE_TIMEOUT cancelled",
         ),

@@ -1,0 +1,99 @@
+"""The traffic: so many clients at once, of which a third misbehave, and now and then a crowd that says nothing."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import trio
+
+from benchmarks.soak.behaved import Behaved
+from benchmarks.soak.ledger import Complaints, Ledger
+from benchmarks.soak.misbehaving import Misbehaving
+
+CROWD_EVERY = 10.0
+"""Seconds from one crowd to the next."""
+
+WRONG_ANSWER = "answers wrong or missing"
+
+
+class Traffic:
+    """What clients do and see. `run` it several times, if need be.
+
+    Args:
+        clients: at once; each third misbehaves.
+        crowd: how many connections come at once, besides, to say nothing.
+        chance: where all that is left to chance comes from.
+    """
+
+    def __init__(
+        self, port: int, ledger: Ledger, complaints: Complaints, *, clients: int, crowd: int, chance: random.Random
+    ) -> None:
+        self._port = port
+        self._ledger = ledger
+        self._complaints = complaints
+        self._clients = clients
+        self._crowd = crowd
+        self._chance = chance
+        self.answered: Counter[str] = Counter()
+        self.misbehaved: Counter[str] = Counter()
+
+    async def run(self, seconds: float) -> None:
+        """Returns when every client that behaves has ended what it was about; the others are gone then."""
+        until = trio.current_time() + seconds
+        async with trio.open_nursery() as nursery:
+            for number in range(self._clients):
+                chance = random.Random(self._chance.random())
+                if number % 3:
+                    nursery.start_soon(self._behaved, chance, until)
+                else:
+                    nursery.start_soon(self._misbehaving, chance, until)
+            nursery.start_soon(self._crowds, until)
+
+    async def _behaved(self, chance: random.Random, until: float) -> None:
+        client = Behaved(self._connect, self._ledger, chance, self._was_answered)
+        while trio.current_time() < until:
+            try:
+                await client.one_connection()
+            except Exception as error:
+                self._complaints.add(WRONG_ANSWER, f"{client.doing}: {_in_words(error)}")
+
+    async def _misbehaving(self, chance: random.Random, until: float) -> None:
+        client = self._someone_misbehaving(chance)
+        with trio.CancelScope(deadline=until):
+            while True:
+                await client.one_connection()
+
+    async def _crowds(self, until: float) -> None:
+        client = self._someone_misbehaving(self._chance)
+        with trio.CancelScope(deadline=until):
+            async with trio.open_nursery() as nursery:
+                await trio.sleep(1)  # the first one early, so that it is a part of each run
+                while True:
+                    for _ in range(self._crowd):
+                        nursery.start_soon(client.silence)
+                    await trio.sleep(CROWD_EVERY)
+
+    def _someone_misbehaving(self, chance: random.Random) -> Misbehaving:
+        return Misbehaving(self._port, self._ledger, chance, self._has_misbehaved)
+
+    async def _connect(self) -> trio.SocketStream:
+        sock = trio.socket.socket()
+        try:
+            await sock.connect(("127.0.0.1", self._port))
+        except BaseException:
+            sock.close()
+            raise
+        return trio.SocketStream(sock)
+
+    def _was_answered(self, what: str) -> None:
+        self.answered[what] += 1
+
+    def _has_misbehaved(self, what: str) -> None:
+        self.misbehaved[what] += 1
+
+
+def _in_words(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"
