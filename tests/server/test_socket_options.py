@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
 import sys
@@ -29,6 +30,20 @@ def test_keepalive_is_on():
     with tcp_pair() as (server, _):
         set_options(server, Deadlines())
         assert server.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
+@linux_only
+def test_a_client_that_does_not_read_does_not_fill_the_systems_memory():
+    """By itself, the system would take some megabytes for it."""
+    with tcp_pair() as (server, _):
+        set_options(server, Deadlines())
+        server.settimeout(0)
+        taken = 0
+        with contextlib.suppress(BlockingIOError):
+            while taken < 2_000_000:
+                taken += server.send(bytes(65_536))
+
+    assert taken < 1_000_000
 
 
 @linux_only

@@ -177,8 +177,8 @@ def _path(sock: socket.socket) -> str:
 
 
 def set_options(sock: socket.socket, deadlines: Deadlines) -> None:
-    """The options of an accepted TCP socket: no delay for small writes, and silence noticed within
-    `Deadlines.vanish`.
+    """The options of an accepted TCP socket: no delay for small writes, little in the system for a client that does
+    not read, and silence noticed within `Deadlines.vanish`.
 
     Keepalive finds a silent peer only while nothing is unacknowledged, TCP_USER_TIMEOUT only while something is, or
     once keepalive has sent a probe. Together they end a connection within the time: the first probe goes out after
@@ -186,6 +186,8 @@ def set_options(sock: socket.socket, deadlines: Deadlines) -> None:
     that only when it sends a probe, and counts those in whole seconds; so the last look must come before the end.
     """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if sys.platform == "linux":
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_UNSENT)
     if deadlines.vanish == float("inf"):
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -197,6 +199,12 @@ def set_options(sock: socket.socket, deadlines: Deadlines) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, min(interval, _LONGEST_KEEPALIVE))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(patience * 1000), 2**31 - 1))
 
+
+MOST_UNSENT = 131_072
+"""Bytes that the system takes from us beyond what it has sent, a part more or less. Without it, it takes as much as its
+buffers may ever grow to, 4 MiB, also for a client that reads nothing: with a thousand of them the memory of all TCP is
+used up. What is on its way to the client is not bounded by this, so that long lines are filled. Twice what is usually
+handed over in one go."""
 
 _LONGEST_KEEPALIVE = 32_767
 """Seconds, the kernel's own limit (MAX_TCP_KEEPIDLE, MAX_TCP_KEEPINTVL); beyond it the option is refused."""
