@@ -24,7 +24,7 @@ CRAMPED_SERVER = """
 import logging, os, resource, sys
 import trio
 import trio.testing
-from trioserve import App, Config, TcpAddress, serve
+from trioserve import App, Config, Response, TcpAddress, serve
 
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 app = App()
@@ -33,12 +33,16 @@ app = App()
 async def hello() -> str:
     return "hello"
 
+@app.get("/file")
+async def file() -> Response:
+    return Response.file(sys.executable)
+
 async def main() -> None:
     async with trio.open_nursery() as nursery:
         [address] = await nursery.start(serve, app, Config(listen=(TcpAddress("127.0.0.1", 0),)))
         spare = os.open(os.devnull, os.O_RDONLY)
         os.close(spare)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (spare + 5, spare + 5))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (spare + 12, spare + 12))
         print(address.port, flush=True)
 
 trio.run(main)
@@ -54,10 +58,12 @@ async def test_a_server_without_a_descriptor_to_spare_goes_on_when_there_is_one_
     try:
         output = process.stdout
         address = TcpAddress("127.0.0.1", int(await line(output)))
-        clients += [await connect(address) for _ in range(8)]
+        clients += [await connect(address) for _ in range(14)]
         assert "cannot accept connections" in await line(output)
         for client in clients[:5]:
             assert (await client.get()).status == 200
+        # There is a reserve for what it takes to serve them.
+        assert (await clients[0].get("/file")).status == 200
 
         for client in clients[:5]:
             client.close()
@@ -67,6 +73,43 @@ async def test_a_server_without_a_descriptor_to_spare_goes_on_when_there_is_one_
     finally:
         for client in clients:
             client.close()
+        process.send_signal(signal.SIGKILL)
+
+
+CROWDED_SERVER = """
+import os, resource
+import trio
+from trioserve import App, Config, TcpAddress, serve
+
+app = App()
+others = []
+
+@app.get("/")
+async def hello() -> str:
+    return "hello"
+
+async def main() -> None:
+    async with trio.open_nursery() as nursery:
+        [address] = await nursery.start(serve, app, Config(listen=(TcpAddress("127.0.0.1", 0),), access_log=False))
+        others.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(100))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (others[-1] + 3, others[-1] + 3))
+        print(address.port, flush=True)
+
+trio.run(main)
+"""
+
+
+async def test_a_server_whose_application_has_opened_almost_all_there_is_serves_one_client_after_another(nursery):
+    process = await nursery.start(
+        partial(trio.run_process, [sys.executable, "-c", CROWDED_SERVER], stdout=subprocess.PIPE, check=False)
+    )
+    try:
+        address = TcpAddress("127.0.0.1", int(await line(process.stdout)))
+        for _ in range(5):
+            client = await connect(address)
+            assert (await client.get("/", "Connection: close")).status == 200
+            client.close()
+    finally:
         process.send_signal(signal.SIGKILL)
 
 

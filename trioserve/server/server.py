@@ -50,6 +50,7 @@ from trioserve.observe.observer import Observer
 from trioserve.observe.reporter import ERROR_LOGGER, Reporter
 from trioserve.server.background import BackgroundWork
 from trioserve.server.config import Address, Config, HangupNews
+from trioserve.server.descriptors import Reserve
 from trioserve.server.listeners import Listener, close_listener, open_listeners, set_options
 from trioserve.server.opening import Opening, needs_opening
 
@@ -148,6 +149,7 @@ class Server:
         self._receive_buffers = Budget(limits.spool_total / 2)
         self._spools = Budget(limits.spool_total / 2)
         self._watch = current_hangup_watch() if config.hangup_news is HangupNews.KERNEL else None
+        self._reserve = Reserve()
         self._living: set[Connection | Opening] = set()
         # Nobody is accepted any more, and connections end when they are idle. Set once, by `drain`.
         self._closes_idle = False
@@ -230,6 +232,8 @@ class Server:
             OSError: the system is out of descriptors or memory.
         """
         for _ in range(at_most):
+            if self._living:
+                self._reserve.check()
             try:
                 sock, peer = listener.socket.accept()
             except BlockingIOError:
@@ -238,6 +242,7 @@ class Server:
                 if error.errno in _OUT_OF_RESOURCES:
                     raise
                 return  # anything else (ECONNABORTED, say) is the misfortune of one client
+            self._reserve.accepted(sock)
             try:
                 transport = self._transport(sock, peer)
             except OSError:

@@ -1,0 +1,79 @@
+"""The reserve of descriptors: what accepting leaves for handlers.
+
+To serve a request often takes more than the connection: the file of a response, a form's temporary file, a connection
+to a database. If accepting took the last descriptor, these would fail, and clients that are being served would be
+answered 500, while others are let in. So accepting pauses before that, as it does where there is none at all; who comes
+meanwhile waits in the listener's backlog.
+
+The system gives out the lowest number that is free. So a descriptor at the mark or beyond says that the reserve has
+been touched. One that is below it does not say the opposite for certain: there may be holes. It need not be exact.
+
+What must stay true: a server without a connection accepts one, whatever else its process has opened.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import socket
+import sys
+
+MOST = 256
+"""The largest reserve. A quarter of the 1,024 descriptors that most systems allow."""
+
+
+def mark_of(limit: float, used: int) -> float:
+    """The lowest descriptor of the reserve: it is a quarter of those that were not in use before, up to `MOST`."""
+    return limit - min((limit - used) // 4, MOST) if limit < math.inf else math.inf
+
+
+if sys.platform == "win32":
+
+    def _limit() -> float:
+        return math.inf
+
+else:
+    import resource
+
+    def _limit() -> float:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return math.inf if soft == resource.RLIM_INFINITY else soft
+
+
+class Reserve:
+    """Keeps accepting from touching the reserve. Made before the first connection is accepted."""
+
+    def __init__(self) -> None:
+        # What the process had open before.
+        self._used = _lowest_free()
+        self._touched = False
+
+    def accepted(self, sock: socket.socket) -> None:
+        """A connection was accepted."""
+        self._touched = self._is_in_reserve(sock.fileno())
+
+    def check(self) -> None:
+        """Not to be called while there is no connection. Costs nothing while there are plenty of descriptors.
+
+        Raises:
+            OSError: only the reserve is left (EMFILE), or not even that.
+        """
+        if self._touched:
+            self._touched = self._is_in_reserve(_lowest_free())
+        if self._touched:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def _is_in_reserve(self, descriptor: int) -> bool:
+        return descriptor >= mark_of(_limit(), self._used)
+
+
+def _lowest_free() -> int:
+    """The next descriptor that the system will give out.
+
+    Raises:
+        OSError: there is none.
+    """
+    descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    os.close(descriptor)
+    return descriptor
