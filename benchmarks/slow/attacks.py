@@ -59,7 +59,7 @@ def attacks(deadlines: Deadlines, limits: Limits, hurry: float) -> list[Attack]:
         ),
         Attack(
             name="range (Apache killer)",
-            options=["-R", "-t", "GET", "-a", "5", "-b", "2000"],
+            options=["-R", "-t", "GET", "-a", "5", "-b", "1000"],
             path="/file",
             longest=deadlines.head + deadlines.idle + deadlines.linger,
             memory=64,
