@@ -187,7 +187,8 @@ class Connection:
 
     def _look_at_content(self, exchange: ServedExchange, head: RequestHead) -> None:
         try:
-            exchange.hear_proxies()
+            if self.context.proxies is not None:
+                exchange.hear(self.context.proxies)
             _check_expectations(head)
             _check_size(head, exchange.max_body)
             exchange.take_early_parts()

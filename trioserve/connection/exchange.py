@@ -18,7 +18,7 @@ import trio
 from trioserve.core.application import Endpoint, LastWords, T
 from trioserve.core.engine import NO_CONTENT
 from trioserve.core.errors import ClientGone, RequestError, ResponseError
-from trioserve.core.forwarded import Forwarded, Scheme
+from trioserve.core.forwarded import Forwarded, Scheme, TrustedProxies
 from trioserve.core.lifecycle import (
     Cause,
     End,
@@ -115,16 +115,13 @@ class ServedExchange:
         said = None if self._forwarded is None else self._forwarded.authority
         return said or self.head.authority
 
-    def hear_proxies(self) -> None:
-        """Take in what trusted proxies say of the request.
+    def hear(self, proxies: TrustedProxies) -> None:
+        """Take in what these proxies say of the request.
 
         Raises:
-            RequestError: nobody can tell what they say, and what the client does.
+            RequestError: nobody can tell what they say and what the client does.
         """
-        if self._connection.context.proxies is not None:
-            self._forwarded = self._connection.context.proxies.forwarded(
-                self._connection.transport.client, self.head.fields
-            )
+        self._forwarded = proxies.forwarded(self._connection.transport.client, self.head.fields)
 
     @property
     def max_body(self) -> float:

@@ -86,8 +86,9 @@ class Exchange(Protocol):
 
     @property
     def refusal(self) -> RequestError | None:
-        """Why the request's content is refused, where that is known from its head and what came with it: malformed
-        (400), or larger than the route allows (413). An endpoint raises it instead of calling its handler.
+        """Why the request is refused, where that is known from its head and what came with it: what its proxies say
+        cannot be told from what the client says, or its content is malformed (400), it expects what nobody knows (417),
+        or its content is larger than the route allows (413). An endpoint raises it instead of calling its handler.
         """
         ...
 

@@ -19,6 +19,7 @@ class TcpAddress:
 
     Args:
         proxy_protocol: every connection must begin with a PROXY protocol header, version 1 or 2; without it none may.
+            Whoever reaches the address can say in it what they like: see to it that only the proxy does.
 
     Raises:
         ConfigError: the port is not from 0 to 65535.
@@ -43,6 +44,7 @@ class UnixAddress:
 
     Args:
         proxy_protocol: every connection must begin with a PROXY protocol header, version 1 or 2; without it none may.
+            Whoever reaches the address can say in it what they like: see to it that only the proxy does.
 
     Raises:
         ConfigError: the path is empty or has a NUL in it; abstract sockets are not supported.
