@@ -17,8 +17,11 @@ FEW = Limits(target=50, head=400, fields=5, body=10)
 MALFORMED = {
     "2.2: no request line": (b"hello\r\n\r\n", 400),
     "2.2: TLS to a plain port": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+    "2.2: a line feed alone": (b"GET / HTTP/1.1\r\nHost: test\n\r\n", 400),
+    "2.2: a carriage return alone": (b"GET / HTTP/1.1\r\nHost: test\rA: b\r\n\r\n", 400),
     "2.2: white space before the first field": (b"GET / HTTP/1.1\r\n Host: test\r\n\r\n", 400),
     "2.3: HTTP/2's version": (b"GET / HTTP/2.0\r\nHost: test\r\n\r\n", 505),
+    "2.3: the preface of HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
     "2.3: HTTP/0.9's version": (b"GET / HTTP/0.9\r\nHost: test\r\n\r\n", 505),
     "2.3: no version": (b"GET /\r\nHost: test\r\n\r\n", 400),
     "2.3: a version that is none": (b"GET / HTTP/1.x\r\nHost: test\r\n\r\n", 400),
@@ -43,6 +46,7 @@ MALFORMED = {
     "5.1: white space before the colon": (b"GET / HTTP/1.1\r\nHost: test\r\nA : b\r\n\r\n", 400),
     "5.1: no colon": (b"GET / HTTP/1.1\r\nHost: test\r\nA\r\n\r\n", 400),
     "5.1: no field name": (b"GET / HTTP/1.1\r\nHost: test\r\n: b\r\n\r\n", 400),
+    "5.2: a folded line": (b"GET / HTTP/1.1\r\nHost: test\r\nA: b\r\n c\r\n\r\n", 400),
     "5.5: a NUL in a field": (b"GET / HTTP/1.1\r\nHost: test\r\nA: \0\r\n\r\n", 400),
     "6.1: a transfer coding that we do not know": (
         b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
@@ -118,6 +122,45 @@ async def test_a_refused_head_gets_no_content_either(nursery, caplog, data, stat
     assert await client.is_closed()
     assert (await server.records.next(Completed)).response_body_bytes == 0
     assert not errors(caplog)
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n1%b\r\nx\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("limits", "at_limit", "beyond", "refused"),
+    [
+        (Limits(method=4), b"POST / HTTP/1.1\r\nHost: test\r\n\r\n", b"PATCH / HTTP/1.1\r\n", 501),
+        (
+            Limits(field=10),
+            b"GET / HTTP/1.1\r\nHost: test\r\nA: 3456789\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: test\r\nA: 34567890",
+            431,
+        ),
+        (Limits(field=30, chunk_extensions=5), CHUNKED % b";a=bc", CHUNKED % b";a=bcd", 413),
+    ],
+    ids=["3: method", "5: field", "7.1.1: chunk extensions"],
+)
+async def test_a_request_is_served_at_a_limit_and_refused_beyond_it(nursery, limits, at_limit, beyond, refused):
+    app = App()
+
+    @app.route("/", methods=["GET", "POST"])
+    async def handler(request: Request) -> bytes:
+        return await request.body()
+
+    server = await start(nursery, app, limits=limits)
+    for wire, status in ((at_limit, 200), (beyond, refused)):
+        client = await server.ask(wire)
+        answer = await client.answer()
+        assert (answer.status, answer.closes) == (status, status != 200)
+
+
+async def test_2_2_empty_lines_before_a_request_are_skipped(nursery):
+    server = await start(nursery, hello())
+    client = await server.ask(b"\r\nGET / HTTP/1.1\r\nHost: test\r\n\r\n\r\n")
+
+    assert (await client.answer()).body == b"hello"
+    assert (await client.get()).body == b"hello"
 
 
 async def test_2_2_malformed_bytes_behind_a_good_request_spoil_only_themselves(nursery, caplog):

@@ -53,7 +53,9 @@ class Engine(Protocol):
 
     @property
     def has_unparsed_bytes(self) -> bool:
-        """True if bytes have been received that no event has consumed: part of a head, or pipelined bytes."""
+        """True if bytes have been received that no event has consumed: part of a head, or pipelined bytes. Empty lines
+        before a head begin nothing and do not count.
+        """
         ...
 
     @property
