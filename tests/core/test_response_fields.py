@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import h11
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from trioserve.core.engine import H11Engine
 from trioserve.core.errors import HTTPError, ResponseError
 from trioserve.core.fields import SERVERS_OWN, field_of
+from trioserve.core.limits import Limits
+from trioserve.core.messages import EndOfRequest, ResponseHead
 from trioserve.core.response_fields import response_fields
 
 TYPE = (b"content-type", b"text/plain")
@@ -104,3 +110,75 @@ def test_rfc9110_15_3_6_a_205_says_that_it_has_no_content():
 
 def test_rfc9110_8_6_a_304_tells_the_length_that_a_200_would_have():
     assert response_fields(304, [LENGTH]) == [LENGTH]
+
+
+# Whatever a handler says
+
+
+NAMES = st.sampled_from(
+    [b"Content-Length", b"content-length", b"Transfer-Encoding", b"connection", b"CONNECTION", b"upgrade", b"Trailer",
+     b"date", b"x", b"X-Y", b"x y", b"", b"x:", b"x\r\ny", b"\xe9", b"content-length ", b"transfer-encoding\0"]
+)  # fmt: skip
+VALUES = st.sampled_from(
+    [b"5", b"0", b"6", b"5, 5", b"-5", b"+5", b"5 ", b" 5", b"0x5", b"9" * 5000, b"chunked", b"close", b"keep-alive",
+     b"Upgrade", b"h2c", b"", b"a", b"a\r\nb: c", b"a\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", b"\n", b"\r", b"\0", b"\xff",
+     b"a\tb", b"\ta"]
+)  # fmt: skip
+
+
+@settings(max_examples=4 * settings.default.max_examples)
+@given(
+    status=st.sampled_from([200, 204, 205, 206, 304, 404, 426, 500, 599]),
+    fields=st.lists(st.tuples(NAMES, VALUES), max_size=4),
+    body=st.sampled_from([b"", b"hello"]),
+    whole=st.booleans(),
+    method=st.sampled_from(["GET", "HEAD"]),
+    version=st.sampled_from(["1.1", "1.0"]),
+)
+@example(status=205, fields=[(b"content-length", b"5")], body=b"hello", whole=True, method="GET", version="1.0")
+def test_what_a_handler_says_is_one_response_or_refused_before_anything_is_sent(
+    status, fields, body, whole, method, version
+):
+    engine = H11Engine(Limits())
+    engine.receive_data(f"{method} / HTTP/{version}\r\nHost: a\r\n\r\n".encode())
+    while not isinstance(engine.next_event(), EndOfRequest):
+        pass
+    try:
+        head = ResponseHead(status, response_fields(status, fields))
+        wire = b"".join(engine.respond(head, body)) if whole else engine.start_response(head)
+    except ResponseError:
+        # Another response can be sent instead.
+        head = ResponseHead(500, [(b"content-length", b"3")])
+        assert b"".join(engine.respond(head, b"no\n")).startswith(b"HTTP/1.1 500 ")
+        return
+    if not whole:
+        try:
+            if body and engine.content_allowed(status):
+                wire += b"".join(engine.send_part(body))
+            wire += engine.end_response()
+        except ResponseError:
+            return  # it is cut
+    received = read(wire, method)
+    assert received == (status, body if engine.content_allowed(status) else b"")
+
+
+def read(wire: bytes, method: str) -> tuple[int, bytes]:
+    """The one response that a client reads in `wire`."""
+    client = h11.Connection(h11.CLIENT)
+    client.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
+    client.send(h11.EndOfMessage())
+    client.receive_data(wire)
+    client.receive_data(b"")
+    response = client.next_event()
+    assert isinstance(response, h11.Response)
+    names = [name for name, _ in response.headers]
+    assert len({b"content-length", b"transfer-encoding"}.intersection(names)) <= 1
+    assert not {b"trailer", b"te", b"keep-alive"}.intersection(names)
+    if response.status_code == 204:
+        assert b"content-length" not in names
+    content = b""
+    while not isinstance(event := client.next_event(), h11.EndOfMessage):
+        assert isinstance(event, h11.Data)
+        content += bytes(event.data)
+    assert client.trailing_data[0] == b"", "something was sent behind the response"
+    return response.status_code, content
