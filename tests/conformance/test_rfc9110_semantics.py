@@ -69,6 +69,26 @@ def without_date(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(name, value) for name, value in headers if name != "date"]
 
 
+async def test_7_4_a_target_for_https_in_the_clear_is_misdirected(nursery, caplog):
+    server = await start(nursery, some_resources())
+    client = await server.connect()
+
+    answer = await client.get("https://test/")
+
+    assert (answer.status, answer.closes) == (421, True)
+    assert (await server.records.next(Completed)).status == 421
+    assert not errors(caplog)
+
+
+async def test_7_4_a_target_for_https_in_the_clear_is_served_where_a_trusted_proxy_vouches_for_it(nursery):
+    server = await start(nursery, some_resources(), trusted_proxies=["127.0.0.1"])
+
+    for target, proto, status in (("https", "https", 200), ("http", "https", 421), ("https", "http", 421)):
+        client = await server.connect()
+        answer = await client.get(f"{target}://test/", "X-Forwarded-For: 192.0.2.1", f"X-Forwarded-Proto: {proto}")
+        assert answer.status == status
+
+
 async def test_9_3_2_head_writes_no_stream(nursery):
     app = App()
 

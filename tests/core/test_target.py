@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trioserve.core.errors import RequestError
-from trioserve.core.target import authority_of, is_for_server, path_of
+from trioserve.core.target import authority_of, check_scheme, is_for_server, path_of
 
 NO_HOST: tuple[bytes, ...] = ()
 
@@ -260,6 +260,23 @@ def test_3_2_2_a_refusal_says_what_is_wrong_with_a_uri():
     assert "user" in refusal("GET", "http://user@a/", b"a")
     assert "'ftp'" in refusal("GET", "ftp://a/", b"a")
     assert "host" in refusal("GET", "http:///a", b"a")
+
+
+@pytest.mark.parametrize("target", ["/", "/https://a/", "//https://a", "*", "a:80", "http://a/https://b/", "HTTP://a"])
+def test_rfc9110_7_4_a_target_of_the_scheme_by_which_it_came_is_served_and_so_is_one_without(target):
+    check_scheme(target, "http")
+    if not target.lower().startswith("http:"):
+        check_scheme(target, "https")
+
+
+@pytest.mark.parametrize(
+    ("target", "scheme"),
+    [("https://a/", "http"), ("HTTPS://a", "http"), ("http://a/", "https"), ("http://a?https://a", "https")],
+)
+def test_rfc9110_7_4_a_target_of_another_scheme_is_misdirected(target, scheme):
+    with pytest.raises(RequestError, match=scheme) as caught:
+        check_scheme(target, scheme)
+    assert caught.value.status == 421
 
 
 # §3.2.3: authority-form = uri-host ":" port

@@ -198,13 +198,15 @@ async def test_a_client_of_http_1_0_may_name_no_host(nursery):
     assert (told["host"], told["url"]) == (None, "/x")
 
 
-async def test_a_target_in_absolute_form_says_the_host_and_not_the_scheme(nursery):
+async def test_a_target_in_absolute_form_says_the_host_and_may_say_no_other_scheme(nursery):
     server = await start(nursery, app_that_tells())
-    client = await server.ask(b"GET https://shop.example/x HTTP/1.1\r\nHost: shop.example\r\n\r\n")
+    client = await server.ask(b"GET http://shop.example/x HTTP/1.1\r\nHost: shop.example\r\n\r\n")
 
     told = json.loads((await client.answer()).body)
 
     assert (told["scheme"], told["host"], told["url"]) == ("http", "shop.example", "http://shop.example/x")
+    await client.send(b"GET https://shop.example/x HTTP/1.1\r\nHost: shop.example\r\n\r\n")
+    assert (await client.answer()).status == 421
 
 
 @pytest.mark.parametrize(

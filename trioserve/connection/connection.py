@@ -31,6 +31,7 @@ from trioserve.core.fields import field_of
 from trioserve.core.lifecycle import ANSWERABLE, CLIENT_SLOW, Cause, ClientRules, End, Phase
 from trioserve.core.messages import BodyPart, Field, RequestHead
 from trioserve.core.status import DEFAULT
+from trioserve.core.target import check_scheme
 from trioserve.failures import consists_of, is_failure, sole, without_cancellations
 
 UNREAD_AFTER = 0.25
@@ -138,7 +139,7 @@ class Connection:
         endpoint = exchange.endpoint
         assert endpoint is not None, "an exchange with a head has an endpoint"
         try:
-            self._look_at_content(exchange, head)
+            self._look_at_request(exchange, head)
             self.departure.reader_rests()
             if not self.context.turns.take():
                 await self._wait_for_turn()
@@ -185,10 +186,11 @@ class Connection:
             self._endpoint_ended()
         await exchange.settle()
 
-    def _look_at_content(self, exchange: ServedExchange, head: RequestHead) -> None:
+    def _look_at_request(self, exchange: ServedExchange, head: RequestHead) -> None:
         try:
             if self.context.proxies is not None:
                 exchange.hear(self.context.proxies)
+            check_scheme(head.target, exchange.scheme)
             _check_expectations(head)
             _check_size(head, exchange.max_body)
             exchange.take_early_parts()

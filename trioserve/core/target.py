@@ -4,7 +4,8 @@ Whoever stands between a client and us, a cache or a filter, decides by these tw
 So nothing passes that two readers could read in two ways. There are four forms of a target:
 
 * *origin-form*, a path with perhaps a query: for whom it is, says Host alone;
-* *absolute-form*, an http or https URI: says it itself. It prevails over Host, which has to say the same;
+* *absolute-form*, an http or https URI: says it itself. It prevails over Host, which has to say the same. Its scheme is
+  that by which the client made the request (`check_scheme`);
 * *authority-form*, host and port: of CONNECT, and of nothing else;
 * *asterisk-form*: of OPTIONS, and of nothing else.
 
@@ -67,6 +68,20 @@ def authority_of(method: str, target: str, http_version: str, fields: Sequence[F
             400, f"the request target is for {_shown(authority)}, but Host says {_shown(host)} (RFC 9112 §3.2)"
         )
     return authority
+
+
+def check_scheme(target: str, scheme: str) -> None:
+    """Refuse a valid target that is a URI of another scheme than the one by which the client made its request.
+
+    Raises:
+        RequestError: so it is (421, RFC 9110 §7.4).
+    """
+    if not target.startswith("/"):
+        asked_for, separator, _ = target.lower().partition("://")
+        if separator and asked_for != scheme:
+            raise RequestError(
+                421, f"the request target is for {asked_for}, but the request was made by {scheme} (RFC 9110 §7.4)"
+            )
 
 
 def is_for_server(method: str, target: str) -> bool:
