@@ -27,6 +27,7 @@ from trioserve.core.limits import Deadlines, Limits
 from trioserve.core.messages import Headers
 from trioserve.core.records import Abandoned, Completed
 from trioserve.observe.observer import Observer
+from trioserve.server.certificates import tls_context
 from trioserve.server.config import Config, HangupNews, OpenSocket, TcpAddress, UnixAddress
 from trioserve.server.server import serve
 
@@ -77,4 +78,5 @@ __all__ = [
     "WebSocketClosed",
     "UploadedFile",
     "serve",
+    "tls_context",
 ]

@@ -230,6 +230,7 @@ async def test_unacked_bytes_are_those_that_the_client_has_not_taken():
             sent += size
 
         assert 0 < transport.unacked_bytes() <= sent
+        assert transport.taken_bytes() == sent - transport.unacked_bytes()
         await drain(client, sent)
         assert transport.unacked_bytes() == 0
 

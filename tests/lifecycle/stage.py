@@ -1,9 +1,9 @@
 """The stage on which lifecycles are played: one server, clients that can leave in every way, and all records.
 
 The same test plays on four stages: connections in memory and real sockets, each with the watch (the kernel's, or what
-stands for it in memory) and with the read-ahead fallback; and on two more, in memory and on sockets, on which there are
-layers around the app's handlers: see layers.py. In memory time is virtual. On every stage, when the play is over, the
-rules that hold for all of them are checked: see `_check`.
+stands for it in memory) and with the read-ahead fallback; on two more, in memory and on sockets, over TLS; and on two
+on which there are layers around the app's handlers: see layers.py. In memory time is virtual. On every stage, when the
+play is over, the rules that hold for all of them are checked: see `_check`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import functools
 import inspect
 import math
 import socket
+import ssl
 import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,6 +27,7 @@ import trio
 from trio.testing import MockClock
 
 from lifecycle.layers import Layers
+from tests.support.tls import TlsClient, client_context, server_context
 from trioserve import Abandoned, App, Completed, Config, HalfClose, HangupNews, Limits, TcpAddress, serve
 from trioserve.testing import MemoryPeer, MemoryServer, memory_server
 
@@ -62,6 +64,11 @@ def in_memory(play: Play) -> Callable[..., None]:
     return _on(play, [*_IN_MEMORY, "memory-layers"])
 
 
+def in_clear_memory(play: Play) -> Callable[..., None]:
+    """Play in memory and without TLS, where single bytes on the wire are what the play is about."""
+    return _on(play, [*_IN_CLEAR_MEMORY, "memory-layers"])
+
+
 # The same without layers: where what is served is no `App`, or its layers make a difference that is meant.
 
 
@@ -77,8 +84,13 @@ def in_bare_memory(play: Play) -> Callable[..., None]:
     return _on(play, _IN_MEMORY)
 
 
-_IN_MEMORY = ["memory", "memory-read-ahead"]
-_ON_SOCKETS = ["socket", "socket-read-ahead"]
+def in_bare_clear_memory(play: Play) -> Callable[..., None]:
+    return _on(play, _IN_CLEAR_MEMORY)
+
+
+_IN_CLEAR_MEMORY = ["memory", "memory-read-ahead"]
+_IN_MEMORY = [*_IN_CLEAR_MEMORY, "memory-tls"]
+_ON_SOCKETS = ["socket", "socket-read-ahead", "socket-tls"]
 
 
 def _on(play: Play, kinds: list[str]) -> Callable[..., None]:
@@ -103,6 +115,12 @@ async def _play(play: Callable[[], Awaitable[None]], stage: Stage) -> None:
     else:
         with trio.fail_after(PATIENCE):
             await play()
+
+
+Connect = Callable[..., MemoryPeer | Awaitable[trio.SocketStream]]
+
+_server_context = functools.cache(server_context)
+_client_context = functools.cache(client_context)
 
 
 class Observed:
@@ -148,15 +166,20 @@ class Stage:
         self.in_memory = kind.startswith("memory")
         self.reads_ahead = "read-ahead" in kind
         self.has_layers = kind.endswith("layers")
+        self.has_tls = "tls" in kind
+        # How many more bytes may count as sent than a client can have that hangs up in the middle: over TLS a record
+        # counts as a byte until all of it is out.
+        self.under_way = {0, 1} if self.has_tls else {0}
 
     @contextlib.asynccontextmanager
     async def serve(self, app: App, config: Config | None = None) -> AsyncIterator[Theatre]:
         layers = Layers(app) if self.has_layers else None
         observed = Observed(layers)
         app.on_abandoned(observed.hook)
+        address = TcpAddress("127.0.0.1", 0, tls=_server_context() if self.has_tls else None)
         config = dataclasses.replace(
             config or Config(),
-            listen=(TcpAddress("127.0.0.1", 0),),
+            listen=(address,),
             hangup_news=HangupNews.READ_AHEAD if self.reads_ahead else HangupNews.KERNEL,
             access_log=False,
             observers=(observed,),
@@ -177,7 +200,8 @@ class Stage:
             if self.in_memory:
                 curtain = trio.Event()
                 server = await nursery.start(functools.partial(_serve_in_memory, app, config, curtain))
-                yield Theatre(observed, server.connect, server.drain, nursery)
+                connect = functools.partial(server.connect, address=config.listen[0])
+                yield Theatre(observed, self._client(connect), server.drain, nursery)
                 curtain.set()
             else:
                 drain = trio.Event()
@@ -186,8 +210,26 @@ class Stage:
                 async def start_draining() -> None:
                     drain.set()
 
-                yield Theatre(observed, functools.partial(_connect, address.port), start_draining, nursery)
+                yield Theatre(
+                    observed, self._client(functools.partial(_connect, address.port)), start_draining, nursery
+                )
                 drain.set()
+
+    def _client(self, connect: Connect) -> Callable[..., Awaitable[Client]]:
+        async def client(**settings: int) -> Client:
+            stream = connect(**settings)
+            if isinstance(stream, Awaitable):
+                stream = await stream
+            if not self.has_tls:
+                return Client(stream)
+            tls = TlsClient(stream, _client_context())
+            try:
+                await tls.handshake()
+            except (ssl.SSLEOFError, trio.BrokenResourceError):
+                return Client(stream)  # the server has closed it
+            return SecureClient(tls)
+
+        return client
 
 
 async def _serve_in_memory(
@@ -225,7 +267,7 @@ class Theatre:
     def __init__(
         self,
         observed: Observed,
-        connect: Callable[..., MemoryPeer | trio.SocketStream],
+        connect: Callable[..., Awaitable[Client]],
         drain: Callable[[], Awaitable[None]],
         nursery: trio.Nursery,
     ) -> None:
@@ -237,8 +279,7 @@ class Theatre:
 
     async def connect(self, **settings: int) -> Client:
         """A new client. Settings (send_buffer, window: bytes) are for connections in memory; sockets ignore them."""
-        stream = self._connect(**settings)
-        client = Client(await stream if isinstance(stream, Awaitable) else stream)
+        client = await self._connect(**settings)
         self.clients.append(client)
         return client
 
@@ -277,10 +318,19 @@ class Client:
 
     def __init__(self, stream: MemoryPeer | trio.SocketStream) -> None:
         self._stream = stream
+        self._sent_before = self._sent_ever()
         self._h11 = h11.Connection(h11.CLIENT)
         # How and when the client left, and what the server had sent when it could hear of that (in memory).
         self._left: tuple[str, float] | None = None
         self._sent_when_heard: int | None = None
+
+    @property
+    def sent_by_server(self) -> int:
+        """How many bytes the server has sent, after the TLS handshake if there was one; in memory only."""
+        return self._sent_ever() - self._sent_before
+
+    def _sent_ever(self) -> int:
+        return self._stream._transport.sent_bytes if isinstance(self._stream, MemoryPeer) else 0
 
     async def send(self, data: bytes) -> None:
         await self._stream.send_all(data)
@@ -347,7 +397,7 @@ class Client:
 
     def _hear(self, steps: int) -> None:
         """Note what was sent, so many steps of the scheduler later. In each the server, which asked first, is first."""
-        self._sent_when_heard = self._stream._transport.sent_bytes
+        self._sent_when_heard = self.sent_by_server
         if steps:
             trio.lowlevel.current_trio_token().run_sync_soon(lambda: self._hear(steps - 1), idempotent=True)
 
@@ -386,7 +436,40 @@ class Client:
         # Where a FIN alone is no departure, it is found to be one only by reading on inside a body.
         heard = any(isinstance(record, Abandoned) and record.cause == how for record in own)
         if heard and not met and (how != "FIN" or fin_is_departure):
-            assert transport.sent_bytes == self._sent_when_heard, "the server wrote after the departure"
+            assert self.sent_by_server == self._sent_when_heard, "the server wrote after the departure"
+
+
+class SecureClient(Client):
+    """The same over TLS."""
+
+    def __init__(self, tls: TlsClient) -> None:
+        super().__init__(tls.below)
+        self._tls = tls
+
+    async def send(self, data: bytes) -> None:
+        await self._tls.send_all(data)
+
+    def send_now(self, data: bytes) -> int:
+        return self._tls.send_nowait(data)
+
+    async def receive(self, most: int = 65536) -> bytes:
+        try:
+            return await self._tls.receive_some(most)
+        except ssl.SSLEOFError:
+            return b""
+
+    async def half_close(self) -> None:
+        self._tls.say_goodbye()
+        await super().half_close()
+
+    def half_close_now(self) -> None:
+        self._tls.say_goodbye()
+        super().half_close_now()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            self._tls.say_goodbye()
+        super().close()
 
 
 class Visit:

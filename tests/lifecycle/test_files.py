@@ -101,7 +101,7 @@ async def test_a_fin_in_the_middle_of_a_file_stops_it_and_every_byte_that_left_i
         record = await theatre.abandoned()
         expect(record, "FIN", path)
         received += await client.receive_to_end()
-        assert len(received) == record.response_body_bytes
+        assert record.response_body_bytes - len(received) in stage.under_way
 
 
 @every_stage
@@ -119,7 +119,8 @@ async def test_a_client_that_finishes_a_part_of_a_file_and_goes_on_is_counted_fr
         assert (first.status, first.response_body_bytes) == (206, 5)
         assert isinstance(record, Abandoned)
         expect(record, "FIN", path)
-        assert len(received) + len(await client.receive_to_end()) == record.response_body_bytes
+        received += await client.receive_to_end()
+        assert record.response_body_bytes - len(received) in stage.under_way
 
 
 @every_stage
@@ -273,7 +274,9 @@ async def test_framing_is_not_counted_when_a_client_leaves_in_the_middle_of_a_ch
             await client.half_close()
             record = await theatre.abandoned()
             received += await client.receive_to_end()
-            assert len(received.removeprefix(b"%x\r\n" % SIZE)) == record.response_body_bytes < SIZE
+            content = received.removeprefix(b"%x\r\n" % SIZE)
+            assert record.response_body_bytes - len(content) in stage.under_way
+            assert record.response_body_bytes < SIZE
 
 
 @every_stage

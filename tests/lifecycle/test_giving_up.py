@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from lifecycle.stage import GET, Client, Stage, Visit, every_stage, in_memory
+from lifecycle.stage import GET, Client, Stage, Visit, every_stage, in_clear_memory, in_memory
 from trioserve import (
     Abandoned,
     App,
@@ -224,7 +224,7 @@ async def test_waits_for_a_body_that_the_handler_gives_up_count_too(stage: Stage
         assert (await theatre.completed()).duration == 30
 
 
-@in_memory
+@in_clear_memory
 async def test_a_client_that_takes_its_response_byte_by_byte_is_too_slow(stage: Stage) -> None:
     app = App()
 
@@ -244,7 +244,7 @@ async def test_a_client_that_takes_its_response_byte_by_byte_is_too_slow(stage: 
         assert 33 <= record.noticed_at <= 34
 
 
-@in_memory
+@in_clear_memory
 async def test_a_client_that_takes_its_response_as_fast_as_it_must_gets_it(stage: Stage) -> None:
     app = App()
 

@@ -15,7 +15,18 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from lifecycle.stage import GET, Client, Stage, Theatre, Visit, every_stage, in_bare_memory, in_memory, on_sockets
+from lifecycle.stage import (
+    GET,
+    Client,
+    Stage,
+    Theatre,
+    Visit,
+    every_stage,
+    in_bare_memory,
+    in_clear_memory,
+    in_memory,
+    on_sockets,
+)
 from trioserve import (
     CANCEL,
     FINISH,
@@ -46,11 +57,6 @@ CHUNKED = b"POST / HTTP/1.1\r\nHost: example\r\nTransfer-Encoding: chunked\r\n\r
 
 def post(size: int) -> bytes:
     return b"POST / HTTP/1.1\r\nHost: example\r\nContent-Length: %d\r\n\r\n" % size
-
-
-def sent_to(client: Client) -> int:
-    """How many bytes the server has ever sent to this client; in memory only."""
-    return client._stream._transport.sent_bytes
 
 
 def server_of(theatre: Theatre) -> Server:
@@ -190,7 +196,7 @@ async def test_under_finish_a_departure_ends_a_send_that_is_blocked(stage: Stage
     assert (record.cause, record.outcome, record.unwind_time) == (Cause.FIN, Outcome.FINISHED, 0)
 
 
-@in_memory
+@in_clear_memory
 async def test_under_finish_a_blocked_send_writes_nothing_more_after_the_departure(stage: Stage) -> None:
     app = App(disconnect=FINISH)
 
@@ -203,10 +209,10 @@ async def test_under_finish_a_blocked_send_writes_nothing_more_after_the_departu
         await client.send(GET)
         await trio.sleep(1)
         client.half_close_now()
-        sent = sent_to(client)
+        sent = client.sent_by_server
         assert 0 < sent < 400_000
         assert len(await client.receive_to_end()) == sent
-        assert sent_to(client) == sent
+        assert client.sent_by_server == sent
         record = await theatre.abandoned()
         assert sent - 1000 < record.response_body_bytes < sent
 
@@ -254,7 +260,7 @@ async def test_a_client_that_leaves_while_its_handler_unwinds_from_a_deadline_is
         await trio.sleep(6)
         client.close()
         record = await theatre.abandoned()
-        assert sent_to(client) == 0
+        assert client.sent_by_server == 0
         assert (record.cause, record.status, record.sent_status) == (Cause.DEADLINE, 503, None)
         assert (record.noticed_at, record.unwind_time) == (5, 3)
 
@@ -410,7 +416,7 @@ async def test_a_body_can_be_asked_for_again_when_a_first_wait_for_it_was_cancel
         assert (await theatre.completed()).request_body_bytes == 6
 
 
-@in_memory
+@in_clear_memory
 @pytest.mark.parametrize("how", ["whole", "stream"])
 @pytest.mark.parametrize("room", [0, 5, 24])
 async def test_a_100_that_was_taken_in_part_goes_whole_before_the_response(stage: Stage, how: str, room: int) -> None:
@@ -433,7 +439,7 @@ async def test_a_100_that_was_taken_in_part_goes_whole_before_the_response(stage
         measure = await theatre.connect()
         await measure.send(GET)
         await wait_all_tasks_blocked()
-        size = sent_to(measure)
+        size = measure.sent_by_server
         await measure.response()
         # After the first answer, which it does not read yet, this client has so much room left and no more.
         client = await theatre.connect(send_buffer=size - WINDOW + room)
@@ -441,7 +447,7 @@ async def test_a_100_that_was_taken_in_part_goes_whole_before_the_response(stage
         await wait_all_tasks_blocked()
         await client.send(post(3).replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
         await wait_all_tasks_blocked()
-        assert sent_to(client) == size + room
+        assert client.sent_by_server == size + room
         await client.send(b"abc")
         await wait_all_tasks_blocked()
         assert await client.response() == (200, large)
@@ -750,7 +756,7 @@ async def test_a_client_that_leaves_after_the_server_was_cancelled_is_not_the_ca
             client.half_close_now()
             record = await theatre.abandoned()
             assert (record.cause, record.status, record.noticed_at) == (Cause.DRAIN, 503, 0)
-            assert sent_to(client) == 0
+            assert client.sent_by_server == 0
 
 
 @in_memory

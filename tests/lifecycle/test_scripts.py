@@ -233,7 +233,7 @@ def leave(script: Script, client: Client, run: Run) -> None:
             client.vanish()
 
 
-@pytest.mark.parametrize("kind", ["memory", "memory-read-ahead"])
+@pytest.mark.parametrize("kind", ["memory", "memory-read-ahead", "memory-tls"])
 @settings(max_examples=3 * settings.default.max_examples, suppress_health_check=[HealthCheck.too_slow])
 @given(script=scripts)
 @example(

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 
-from lifecycle.stage import GET, Stage, Theatre, Visit, every_bare_stage, in_bare_memory
+from lifecycle.stage import GET, Stage, Theatre, Visit, every_bare_stage, in_bare_clear_memory, in_bare_memory
 from trioserve import (
     CANCEL,
     FINISH,
@@ -284,7 +284,7 @@ async def test_one_who_asks_for_silence_gets_it(stage: Stage) -> None:
         assert (await theatre.abandoned()).status == 444
 
 
-@in_bare_memory
+@in_bare_clear_memory
 async def test_no_last_words_follow_a_piece_that_was_cut(stage: Stage) -> None:
     async def flood(exchange: Exchange) -> None:
         await exchange.send_bytes(bytes(100_000))

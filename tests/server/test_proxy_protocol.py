@@ -207,7 +207,7 @@ async def test_a_server_that_drains_does_not_wait_for_headers(nursery, server):
 
 def opening(deadline: float = 10):
     peer, transport = memory_connection(Spool(65_536, Budget(65_536)))
-    return peer, Opening(transport, HERE, deadline)
+    return peer, Opening(transport, HERE, deadline, lambda: b"now")
 
 
 @EACH_VERSION

@@ -4,6 +4,8 @@ The portable fallback for the hangup watch, with the same contract: where the ke
 read (everywhere but on Linux, and over generic streams), a task per connection, the pump, reads into a bounded spool
 and so meets the peer's FIN. Who reads: the pump, and nobody else; the connection takes its bytes from the spool.
 
+`WatchedReadAhead` is for a transport whose watch hears some departures and not others: TLS.
+
 What it costs, and why it is not the default: a task and a hand-over for each request, and the FIN stands behind the
 bytes that were sent before it, so it is seen only as far as the spool reaches. To begin with that is READ_AHEAD
 bytes, so that the client still feels a handler that does not read its body; when the connection says so (`absorb`),
@@ -129,8 +131,8 @@ class ReadAhead:
         self._news.set()
 
     def has_bytes(self) -> bool:
-        # The pump may not have had its turn yet.
-        return bool(self._spool.size) or (self._end is None and self._transport.has_bytes())
+        self.look()  # what lies there need not be bytes for us: over TLS it may be a farewell
+        return bool(self._spool.size)
 
     async def wait_readable(self) -> None:
         if self._spool.size or self._end is not None:
@@ -171,6 +173,9 @@ class ReadAhead:
     def unacked_bytes(self) -> int | None:
         return self._transport.unacked_bytes()
 
+    def taken_bytes(self) -> int:
+        return self._transport.taken_bytes()
+
     def send_nowait(self, data: bytes | memoryview | FileSlice) -> int:
         return self._transport.send_nowait(data)
 
@@ -199,3 +204,32 @@ class ReadAhead:
         self._spool.clear()
         self._wanted.set()
         self.interrupt()
+
+
+class WatchedReadAhead(ReadAhead):
+    """Beside a watch: that one hears FIN and RST at once, whatever lies unread; the pump meets what can only be read.
+
+    So behind a FIN there is no need to look for a reset.
+    """
+
+    def watch(self, on_hangup: OnHangup) -> None:
+        super().watch(on_hangup)
+        self._transport.watch(self._heard)
+
+    def _heard(self, cause: Cause) -> None:
+        if cause is not Cause.FIN:
+            self._ended(cause)
+            self._wanted.set()
+        elif self._end is None and self._on_hangup is not None:
+            self._on_hangup(cause)  # the pump will meet it in its place
+
+    def look(self) -> None:
+        self._transport.look()
+        super().look()
+
+    async def _rest(self) -> None:
+        if self._end is None:
+            await super()._rest()  # the budget is used up by others: look again
+        else:
+            self._wanted = trio.Event()
+            await self._wanted.wait()

@@ -55,9 +55,8 @@ class Sender:
         self._cut = False
         # With the client; for all responses of the connection, since what it takes of one makes room for the next.
         self._patience = Patience(deadlines.send_stall, limits.send_rate)
-        # All bytes ever handed over; how many of them the client's system had acknowledged when last looked at; and
-        # from when on the present wait has not been counted yet.
-        self._sent_bytes = 0
+        # How many bytes the client's system had acknowledged when last looked at, and from when on the present wait has
+        # not been counted yet.
         self._taken_bytes = 0
         self._waits_since = 0.0
         # Bytes of the current response on the wire, framing included; not positive until its first byte is out.
@@ -163,7 +162,6 @@ class Sender:
             self._departure.hung_up(error.cause)
             return False
         self._unsent = self._unsent[taken:]
-        self._sent_bytes += taken
         self.response_bytes += taken
         if self._unsent:
             return False
@@ -199,7 +197,7 @@ class Sender:
         # A slow client may take bytes all the time and yet leave no room for new ones: buffers are large, and the
         # system speaks of room only when a good part of one is free.
         now = trio.current_time()
-        taken = self._sent_bytes - (self._transport.unacked_bytes() or 0)
+        taken = self._transport.taken_bytes()
         if taken > self._taken_bytes:
             self._patience.waited(now - self._waits_since)
             self._waits_since = now

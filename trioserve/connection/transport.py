@@ -134,6 +134,12 @@ class Transport(Protocol):
         """Bytes sent that the peer's system has not acknowledged; None where that cannot be known."""
         ...
 
+    def taken_bytes(self) -> int:
+        """How many of the bytes ever sent the peer's system has acknowledged; where that cannot be known, how many were
+        sent. Over TLS, of the encrypted ones.
+        """
+        ...
+
     def interrupt(self) -> None:
         """End every wait on this transport with `Interrupted`. Also after `close`, when there are none."""
         ...
@@ -186,6 +192,8 @@ class SocketTransport:
         self._on_bytes: OnBytes | None = None
         # What `absorb` has claimed of the budget for a raised receive buffer; 0 while it is the system's default.
         self._receive_buffer_claim = 0
+        # All bytes ever handed over.
+        self._sent_bytes = 0
 
     def receive_nowait(self) -> bytes | None:
         if self._spool.size:
@@ -224,11 +232,13 @@ class SocketTransport:
         if isinstance(data, FileSlice):
             return self._send_file(data)
         try:
-            return self._sock.send(data)
+            sent = self._sock.send(data)
         except BlockingIOError:
             return 0
         except OSError as error:
             raise HungUp(cause_of(error.errno)) from None
+        self._sent_bytes += sent
+        return sent
 
     def _send_file(self, part: FileSlice) -> int:
         descriptor, offset = descriptor_of(part), part.offset
@@ -243,6 +253,7 @@ class SocketTransport:
             return self.send_nowait(read_slice(part, RECEIVE_SIZE))
         if not sent:
             raise _ended_early(part)
+        self._sent_bytes += sent
         return sent
 
     async def wait_writable(self) -> None:
@@ -329,6 +340,9 @@ class SocketTransport:
 
     def unacked_bytes(self) -> int | None:
         return _ioctl_int(self._sock, _SIOCOUTQ)
+
+    def taken_bytes(self) -> int:
+        return self._sent_bytes - (self.unacked_bytes() or 0)
 
     def interrupt(self) -> None:
         if self._sock.fileno() != -1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -18,24 +19,30 @@ class TcpAddress:
     """A TCP address to listen on, or one that is listened on. Port 0 asks the system for a free port.
 
     Args:
+        tls: speak TLS, and nothing else; see `tls_context`. Any `ssl.SSLContext` for servers will do.
         proxy_protocol: every connection must begin with a PROXY protocol header, version 1 or 2; without it none may.
             Whoever reaches the address can say in it what they like: see to it that only the proxy does.
 
     Raises:
-        ConfigError: the port is not from 0 to 65535.
+        ConfigError: the port is not from 0 to 65535, or `tls` is no context for servers.
     """
 
     host: str
     port: int
+    tls: ssl.SSLContext | None = field(default=None, kw_only=True)
     proxy_protocol: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port {self.port} is not from 0 to 65535")
+        if self.tls is not None and not isinstance(self.tls, ssl.SSLContext):
+            raise ConfigError(f"tls={self.tls!r} is no ssl.SSLContext; make one with tls_context(certificate, key)")
+        if self.tls is not None and self.tls.protocol is ssl.PROTOCOL_TLS_CLIENT:
+            raise ConfigError("tls is an ssl.SSLContext for clients; make one with tls_context(certificate, key)")
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"{'http' if self.tls is None else 'https'}://{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

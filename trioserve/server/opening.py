@@ -7,20 +7,27 @@ opening, and its connections pay nothing for it.
 A connection at its opening counts among the living. When the server drains it is one that is without its first request,
 as all that were accepted just now; when the server stops it is closed at once. One that comes to nothing (garbage, a
 client that leaves or is too slow) is closed and costs one line of the log at level DEBUG. It has no record, as there is
-no exchange.
+no exchange. A client that speaks plain HTTP where TLS is spoken is told so, in plain HTTP: people do that, and other
+servers tell them too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import ssl
+from collections.abc import Callable
+from typing import NoReturn
 
 import trio
 
+from trioserve.connection.tls import HandshakeError, TlsTransport
 from trioserve.connection.transport import HungUp, Transport
+from trioserve.core.lifecycle import Cause
 from trioserve.core.proxy_protocol import ProxyHeaderError, parse_proxy_header
 from trioserve.core.records import ClientAddress
 from trioserve.observe.reporter import ERROR_LOGGER
-from trioserve.server.config import Address
+from trioserve.server.config import Address, TcpAddress
 
 _log = logging.getLogger(ERROR_LOGGER)
 
@@ -31,7 +38,12 @@ class OpeningError(Exception):
 
 def needs_opening(address: Address) -> bool:
     """True if the connections of an address cannot be served right away."""
-    return address.proxy_protocol
+    return address.proxy_protocol or tls_of(address) is not None
+
+
+def tls_of(address: Address) -> ssl.SSLContext | None:
+    """The TLS of an address; None if it is in the clear."""
+    return address.tls if isinstance(address, TcpAddress) else None
 
 
 class Opening:
@@ -41,11 +53,13 @@ class Opening:
         transport: as it was accepted.
         address: where it was accepted.
         deadline: seconds, from now on.
+        date: gives the Date field's value.
     """
 
-    def __init__(self, transport: Transport, address: Address, deadline: float) -> None:
+    def __init__(self, transport: Transport, address: Address, deadline: float, date: Callable[[], bytes]) -> None:
         self._transport = transport
         self._address = address
+        self._date = date
         self._scope = trio.CancelScope(deadline=trio.current_time() + deadline)
         self._stopped = False
 
@@ -81,6 +95,30 @@ class Opening:
             client = await read_proxy_header(self._transport)
             if client is not None:
                 self._transport.client = client
+        tls = tls_of(self._address)
+        if tls is not None:
+            await self._speak_tls(tls)
+
+    async def _speak_tls(self, context: ssl.SSLContext) -> None:
+        plain = self._transport
+        first = await _first_bytes(plain)
+        if first[:1].isupper():
+            await self._refuse_plain_http()
+        plain.put_back(first)
+        self._transport = transport = TlsTransport(plain, context)
+        try:
+            await transport.handshake()
+        except HandshakeError as error:
+            raise OpeningError(str(error)) from None
+
+    async def _refuse_plain_http(self) -> NoReturn:
+        """Say so, and read on until the client has taken it: if bytes lay unread, the close could destroy it."""
+        self._transport.send_nowait(tls_is_spoken_here(self._date()))
+        self._transport.send_eof()
+        with contextlib.suppress(HungUp):
+            while await _first_bytes(self._transport):
+                pass
+        raise OpeningError("it speaks plain HTTP to a port that speaks TLS")
 
     def drain(self) -> None:
         """Go on until `end_if_idle`: a request is to follow."""
@@ -93,6 +131,34 @@ class Opening:
         """End it."""
         self._stopped = True
         self._scope.cancel(reason="the server stops")
+
+
+def tls_is_spoken_here(date: bytes) -> bytes:
+    """The answer, in the clear, to a client that begins with a capital letter, as all methods of HTTP do.
+
+    No TLS record does: its first byte is its type, from 20 to 24 (RFC 8446 §5.1).
+    """
+    content = b"this port speaks TLS; use https\n"
+    return (
+        b"HTTP/1.1 400 Bad Request\r\n"
+        b"date: %b\r\n"
+        b"content-type: text/plain; charset=utf-8\r\n"
+        b"content-length: %d\r\n"
+        b"connection: close\r\n\r\n%b"
+    ) % (date, len(content), content)
+
+
+async def _first_bytes(transport: Transport) -> bytes:
+    """What comes first.
+
+    Raises:
+        HungUp: that is the end.
+    """
+    while (data := transport.receive_nowait()) is None:
+        await transport.wait_readable()
+    if not data:
+        raise HungUp(Cause.FIN)
+    return data
 
 
 async def read_proxy_header(transport: Transport) -> ClientAddress | None:

@@ -36,9 +36,10 @@ import trio
 from trioserve.connection.connection import Connection
 from trioserve.connection.context import Context
 from trioserve.connection.hangup import current_hangup_watch
-from trioserve.connection.readahead import READ_AHEAD, ReadAhead
+from trioserve.connection.readahead import READ_AHEAD, ReadAhead, WatchedReadAhead
 from trioserve.connection.spool import Budget, Spool
 from trioserve.connection.timers import current_timers
+from trioserve.connection.tls import TlsTransport
 from trioserve.connection.transport import SocketTransport, Transport
 from trioserve.connection.turns import Turns
 from trioserve.core.application import Application
@@ -279,7 +280,7 @@ class Server:
         if self._is_ending:
             transport.close()
             return
-        opening = Opening(transport, address, self._config.deadlines.handshake)
+        opening = Opening(transport, address, self._config.deadlines.handshake, self._context.date)
         self._living.add(opening)
         self._connections.start_soon(self._open, opening)
 
@@ -305,15 +306,22 @@ class Server:
         if self._is_ending:
             transport.close()
             return
-        if self._config.hangup_news is HangupNews.READ_AHEAD:
-            transport = ReadAhead(transport, self._spool(allowance=READ_AHEAD))
-            connections.start_soon(self._contained, transport.pump)
+        match self._config.hangup_news:
+            case HangupNews.READ_AHEAD:
+                transport = self._read_ahead(ReadAhead, transport, connections)
+            case HangupNews.KERNEL if isinstance(transport, TlsTransport):
+                transport = self._read_ahead(WatchedReadAhead, transport, connections)
         connection = Connection(self._context, transport, self._timers, next(_connection_ids))
         # Living from now on, so that a drain which comes before the task's first step does not miss it.
         self._living.add(connection)
         if self._closes_idle:
             connection.drain()
         connections.start_soon(self._serve, connection)
+
+    def _read_ahead(self, kind: type[ReadAhead], transport: Transport, connections: trio.Nursery) -> ReadAhead:
+        reads_ahead = kind(transport, self._spool(allowance=READ_AHEAD))
+        connections.start_soon(self._contained, reads_ahead.pump)
+        return reads_ahead
 
     async def _contained(self, run: Callable[[], Awaitable[None]]) -> None:
         """Run a part of one connection. A mistake in it, ours or the application's, does not reach the others."""

@@ -9,9 +9,11 @@ from contextlib import asynccontextmanager
 import trio
 
 from trioserve.core.application import Application
-from trioserve.server.config import Config
+from trioserve.server.config import Address, Config, UnixAddress
 from trioserve.server.server import Server
 from trioserve.testing.transport import SEND_BUFFER, WINDOW, MemoryPeer, memory_connection
+
+_IN_THE_CLEAR = UnixAddress("memory")
 
 
 class MemoryServer:
@@ -22,8 +24,15 @@ class MemoryServer:
         self._config = config
         self._ports = itertools.count(40_000)
 
-    def connect(self, *, send_buffer: int = SEND_BUFFER, window: int = WINDOW) -> MemoryPeer:
-        """A new client. `send_buffer` and `window` are bytes, for each direction."""
+    def connect(
+        self, *, address: Address | None = None, send_buffer: int = SEND_BUFFER, window: int = WINDOW
+    ) -> MemoryPeer:
+        """A new client.
+
+        Args:
+            address: where it is as if it had connected: what that asks for (TLS, a PROXY protocol header) comes first.
+            send_buffer, window: bytes, for each direction.
+        """
         peer, transport = memory_connection(
             self._server.new_spool(),
             client=("198.51.100.7", next(self._ports)),
@@ -31,7 +40,7 @@ class MemoryServer:
             send_buffer=send_buffer,
             window=window,
         )
-        self._server.start(transport)
+        self._server.open(transport, address or _IN_THE_CLEAR)
         return peer
 
     async def drain(self) -> None:
@@ -53,7 +62,7 @@ async def memory_server(app: Application, config: Config | None = None) -> Async
 
     Args:
         app: an `App`, or any other `Application`.
-        config: as for `serve`; what it says of addresses has no meaning here.
+        config: as for `serve`; what it says of addresses has no meaning here: see `MemoryServer.connect`.
     """
     config = config or Config()
     server = Server(app, config)

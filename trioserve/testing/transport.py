@@ -255,8 +255,11 @@ class MemoryTransport(_End):
             self._spool.put(self._incoming.receive(RECEIVE_SIZE))
         self._readers.wake()
 
-    def unacked_bytes(self) -> int | None:
+    def unacked_bytes(self) -> int:
         return self._outgoing.unacknowledged
+
+    def taken_bytes(self) -> int:
+        return self.sent_bytes - self.unacked_bytes()
 
     def interrupt(self) -> None:
         self._readers.interrupt()

@@ -1,0 +1,323 @@
+"""TlsTransport: TLS around another transport.
+
+OpenSSL does the work, on bytes in memory: what arrives below is decrypted into what is received here, and what is sent
+here is encrypted into what is sent below.
+
+Rules:
+
+* Bytes are decrypted as soon as they are received from below, all of them, so that nothing is left in OpenSSL but the
+  beginning of a record. They go in and come out a record's length at a time, because OpenSSL's buffers grow as needed
+  and never shrink: an idle connection keeps two, each as large as the longest record that it saw.
+* What is encrypted must go out before anything else does. So a record that finds no room below is kept here, and counts
+  as one byte sent: the sender offers the others again, until the record is out and they count too. Thus a response has
+  been handed over when the last of it has, and has begun when there is no way back.
+* The client's `close_notify` is its FIN, with or without TCP's. A FIN without a `close_notify` is a FIN too: HTTP's
+  messages say where they end, so one that is cut is known to be (RFC 9112 §9.8). A record that is broken, or a fatal
+  alert, is a TLS_ERROR.
+* Our own `close_notify` goes before our FIN (RFC 8446 §6.1), but nothing is written to a client that has hung up.
+
+The kernel's watch hears FIN and RST as on any socket, but a `close_notify` can only be read: so what is served over TLS
+is read ahead, beside the watch. See `WatchedReadAhead`.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Iterator
+from typing import Literal
+
+import trio
+
+from trioserve.connection.spool import RECEIVE_SIZE
+from trioserve.connection.transport import HungUp, OnBytes, OnHangup, Transport, read_slice
+from trioserve.core.errors import ResponseError
+from trioserve.core.lifecycle import Cause
+from trioserve.core.messages import FileSlice
+from trioserve.core.records import ClientAddress
+
+_log = logging.getLogger("trioserve.error")
+
+RECORD = 16_384
+"""Bytes of plaintext that a record holds at the most (RFC 8446 §5.1)."""
+
+_RECORDS_A_ROUND = 16
+"""How many records one send makes at the most, so that one client's download does not hold up the others: as many bytes
+as of a file in the clear."""
+
+_MOST_CONTROL = 65_536
+"""Bytes that we keep of answers to a client's own records, beyond which it is not served."""
+
+_NOTHING = memoryview(b"")
+
+
+class HandshakeError(Exception):
+    """The TLS handshake has failed; the message says why."""
+
+
+class TlsTransport:
+    """`Transport` around another one. `handshake` comes before all else.
+
+    Args:
+        transport: what carries it; from now on nobody else uses it.
+        context: for a server, with a certificate.
+    """
+
+    scheme: Literal["https"] = "https"
+
+    def __init__(self, transport: Transport, context: ssl.SSLContext) -> None:
+        self._transport = transport
+        self.client: ClientAddress | None = transport.client
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        # Decrypted and not received yet; and how the stream ended behind that, if it has.
+        self._plain = b""
+        self._end: Cause | None = None
+        # Encrypted and not handed over yet; and how many of the bytes that are offered next are in there.
+        self._sealed = _NOTHING
+        self._offered_again = 0
+        # The client has hung up, and nothing was sent since, as it is to one that waits for its answer.
+        self._client_gone = False
+        # Our close_notify was given.
+        self._said_goodbye = False
+        self._on_hangup: OnHangup | None = None
+
+    async def handshake(self) -> None:
+        """Shake hands, without a deadline. At its end session tickets are sent, if the context has any.
+
+        Cancelled, it leaves a transport that can only be closed.
+
+        Raises:
+            HandshakeError: it failed. The client was told, if there is anything to tell.
+            HungUp: the client is gone.
+            Interrupted: `interrupt` was called.
+        """
+        while not self._shake_hands():
+            await self._flush()
+            await self._transport.wait_readable()
+            data = self._transport.receive_nowait()
+            if data == b"":
+                raise HungUp(Cause.FIN)
+            if data:
+                self._incoming.write(data[:RECORD])
+            if data and data[RECORD:]:
+                self._transport.put_back(data[RECORD:])
+        await self._flush()
+        # The client's request may have come together with its last word of the handshake.
+        self._plain = self._decrypted()
+
+    def _shake_hands(self) -> bool:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError as error:
+            self._send_control()
+            raise HandshakeError(f"the TLS handshake failed: {_why(error)}") from None
+        return True
+
+    async def _flush(self) -> None:
+        self._sealed = memoryview(self._outgoing.read())
+        while not self._push():
+            await self._transport.wait_writable()
+
+    # Bytes in
+
+    def receive_nowait(self) -> bytes | None:
+        if not self._plain and self._end is None:
+            self._receive()
+        if self._plain:
+            data, self._plain = self._plain[:RECEIVE_SIZE], self._plain[RECEIVE_SIZE:]
+            return data
+        match self._end:
+            case None:
+                return None
+            case Cause.FIN:
+                return b""
+            case cause:
+                raise HungUp(cause)
+
+    def _receive(self) -> None:
+        data = self._transport.receive_nowait()
+        if data:
+            self._plain = b"".join(self._feed(data))
+            self._send_control()
+        elif data is not None:
+            self._end = Cause.FIN
+            self._client_gone = True
+
+    def _feed(self, data: bytes) -> Iterator[bytes]:
+        """Decrypt received bytes; what the client sends behind the end of its stream is ignored."""
+        for start in range(0, len(data), RECORD):
+            if self._end is None:
+                self._incoming.write(data[start : start + RECORD])
+                yield self._decrypted()
+
+    def _decrypted(self) -> bytes:
+        """What the records that OpenSSL has say; the end of the stream, if they say that, is noted."""
+        records = []
+        try:
+            while self._incoming.pending or self._tls.pending():
+                record = self._tls.read(RECORD)
+                if not record:  # close_notify
+                    self._end = Cause.FIN
+                    break
+                records.append(record)
+        except ssl.SSLWantReadError:
+            pass  # it is the beginning of one, or was none with content
+        except ssl.SSLZeroReturnError:  # close_notify, behind our own
+            self._end = Cause.FIN
+        except ssl.SSLError as error:
+            self._broke(_why(error))
+        return b"".join(records)
+
+    def _broke(self, why: str) -> None:
+        _log.debug("TLS with %s broke: %s", self.client or "a Unix socket", why)
+        self._end = Cause.TLS_ERROR
+
+    def _send_control(self) -> None:
+        """Send what OpenSSL has to say by itself: an alert, an answer to the client's update of its keys.
+
+        What finds no room goes before whatever is sent next. A client that demands such answers on and on, and takes
+        none, would have us keep them all.
+        """
+        if not self._outgoing.pending:
+            return
+        self._sealed = memoryview(b"".join((self._sealed, self._outgoing.read())))
+        try:
+            self._push()
+        except HungUp:
+            return  # told by what is received or sent next
+        if len(self._sealed) > _MOST_CONTROL:
+            self._broke("the client does not take what its own records ask for")
+
+    def put_back(self, data: bytes) -> None:
+        self._plain = data + self._plain
+
+    def has_bytes(self) -> bool:
+        # What lies below may hold none for us: who must know it precisely reads ahead.
+        return bool(self._plain) or (self._end is None and self._transport.has_bytes())
+
+    async def wait_readable(self) -> None:
+        if self._plain or self._end is not None:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._transport.wait_readable()
+
+    # Bytes out
+
+    def send_nowait(self, data: bytes | memoryview | FileSlice) -> int:
+        if not data:
+            return self._transport.send_nowait(b"")
+        self._client_gone = False
+        taken = records = 0
+        while self._push():
+            taken += self._offered_again
+            self._offered_again = 0
+            if taken == len(data) or records == _RECORDS_A_ROUND:
+                break
+            try:
+                size = self._seal(data[taken:])
+            except ResponseError:
+                if not taken:
+                    raise
+                break  # what was sent before counts; the next send will tell
+            records += 1
+            begun = min(1, size - 1)
+            taken += begun
+            self._offered_again = size - begun
+        return taken
+
+    def _seal(self, data: bytes | memoryview | FileSlice) -> int:
+        """Encrypt the beginning of `data` into one record; returns how many bytes that is."""
+        plain = read_slice(data, RECORD) if isinstance(data, FileSlice) else data[:RECORD]
+        try:
+            size = self._tls.write(plain)
+        except ssl.SSLError as error:
+            self._broke(_why(error))
+            raise HungUp(Cause.TLS_ERROR) from None
+        self._sealed = memoryview(self._outgoing.read())
+        return size
+
+    def _push(self) -> bool:
+        """Hand over what is encrypted; says whether all of it was taken.
+
+        Raises:
+            HungUp: the client is gone.
+        """
+        if self._sealed:
+            sent = self._transport.send_nowait(self._sealed)
+            # A view keeps all that it was cut from.
+            self._sealed = self._sealed[sent:] if sent < len(self._sealed) else _NOTHING
+        return not self._sealed
+
+    async def wait_writable(self) -> None:
+        await self._transport.wait_writable()
+
+    def unacked_bytes(self) -> int | None:
+        below = self._transport.unacked_bytes()
+        return None if below is None else below + len(self._sealed)
+
+    def taken_bytes(self) -> int:
+        return self._transport.taken_bytes()
+
+    # News of the client
+
+    def watch(self, on_hangup: OnHangup) -> None:
+        self._on_hangup = on_hangup
+        self._transport.watch(self._hung_up)
+
+    def _hung_up(self, cause: Cause) -> None:
+        self._client_gone = True
+        if self._on_hangup is not None:
+            self._on_hangup(cause)
+
+    def look(self) -> None:
+        self._transport.look()
+
+    def watch_unread(self, on_bytes: OnBytes) -> None:
+        self._transport.watch_unread(on_bytes)
+
+    def unwatch_unread(self) -> None:
+        self._transport.unwatch_unread()
+
+    def absorb(self) -> None:
+        self._transport.absorb()
+
+    # The end
+
+    def interrupt(self) -> None:
+        self._transport.interrupt()
+
+    def send_eof(self) -> None:
+        self._say_goodbye()
+        self._transport.send_eof()
+
+    def close(self) -> None:
+        self._say_goodbye()
+        self._on_hangup = None
+        self._transport.close()
+
+    def reset(self) -> None:
+        self._said_goodbye = True
+        self._on_hangup = None
+        self._transport.reset()
+
+    def _say_goodbye(self) -> None:
+        """Send our close_notify, once, if the client may hear it and nothing has to go before it."""
+        if self._said_goodbye or self._client_gone or self._end is Cause.TLS_ERROR:
+            return
+        self._said_goodbye = True
+        try:
+            if self._push():
+                self._tls.unwrap()
+        except HungUp:
+            return
+        except ssl.SSLError:
+            pass  # it waits for the client's, which we do not; or the handshake has not come to its end
+        self._send_control()
+
+
+def _why(error: ssl.SSLError) -> str:
+    """What OpenSSL says, in plain words."""
+    return error.reason.replace("_", " ").lower() if error.reason else str(error)
