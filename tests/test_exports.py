@@ -58,6 +58,7 @@ PUBLIC = [
     "WebSocketClosed",
     "UploadedFile",
     "serve",
+    "tls_context",
 ]
 
 PUBLIC_FOR_TESTS = ["MemoryPeer", "MemoryServer", "MemoryTransport", "memory_connection", "memory_server"]
