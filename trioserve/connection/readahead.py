@@ -15,6 +15,7 @@ nor does one while there is no room to read on; so then the pump looks for it ev
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Literal
 
@@ -218,10 +219,17 @@ class WatchedReadAhead(ReadAhead):
 
     def _heard(self, cause: Cause) -> None:
         if cause is not Cause.FIN:
+            self._keep_the_rest()
             self._ended(cause)
             self._wanted.set()
         elif self._end is None and self._on_hangup is not None:
             self._on_hangup(cause)  # the pump will meet it in its place
+
+    def _keep_the_rest(self) -> None:
+        """What had come before a reset, for a handler that runs on."""
+        with contextlib.suppress(HungUp):
+            while self._spool.has_room() and (data := self._transport.receive_nowait()):
+                self._spool.put(data)
 
     def look(self) -> None:
         self._transport.look()
