@@ -23,6 +23,7 @@ from benchmarks.soak.ledger import NO_RECORD, TOO_MANY, WRONG_RECORD, Complaints
 from benchmarks.soak.server import LONGEST_HELD, STATISTICS
 from benchmarks.soak.traffic import WRONG_ANSWER, Traffic
 from benchmarks.tables import load_average, measured_where, publish, table
+from trioserve import HangupNews
 
 HOST = "127.0.0.1"
 
@@ -81,13 +82,15 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=60, help="at once; each third misbehaves (default: 60)")
     parser.add_argument("--crowd", type=int, default=60, help="connections that come at once, silently (default: 60)")
     parser.add_argument("--descriptors", type=int, help=f"of the server (default: clients + {DESCRIPTORS_BESIDE})")
+    parser.add_argument("--hangup-news", choices=("kernel", "read-ahead"), default=HangupNews.KERNEL.value)
     parser.add_argument("--seed", type=int, default=1, help="of all that is left to chance (default: 1)")
     parser.add_argument("--markdown", metavar="FILE", help="write the tables there too")
     options = parser.parse_args()
     load = load_average()
     descriptors = options.descriptors or options.clients + DESCRIPTORS_BESIDE
 
-    with ServerProcess("benchmarks.soak.server", f"--descriptors={descriptors}") as server:
+    arguments = (f"--descriptors={descriptors}", f"--hangup-news={options.hangup_news}")
+    with ServerProcess("benchmarks.soak.server", *arguments) as server:
         soak = Soak(server, options)
         trio.run(soak.run)
         promises = soak.promises()

@@ -28,6 +28,7 @@ from trioserve import (
     Config,
     Deadlines,
     Event,
+    HangupNews,
     HTTPError,
     Next,
     Request,
@@ -224,6 +225,7 @@ class LogLines(logging.Handler):
 async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--descriptors", type=int, required=True)
+    parser.add_argument("--hangup-news", choices=list(HangupNews), required=True)
     options = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (options.descriptors, options.descriptors))
     logging.basicConfig(format="server: %(message)s")
