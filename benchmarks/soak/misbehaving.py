@@ -25,8 +25,8 @@ HOST = "127.0.0.2"
 PATIENCE = 40.0
 """Seconds after which one gives up whatever it does: longer than the server may hold it."""
 
-STAY = 20.0
-"""Seconds that one stays who does not read: longer than the server may hold it, of which it would learn by reading."""
+ESTABLISHED = 1
+"""The first byte of TCP_INFO while the server has not reset the connection: who does not read hears nothing of it."""
 
 LONGEST_STAY = 0.05
 """Seconds, at most, before one leaves that leaves."""
@@ -56,6 +56,7 @@ class Misbehaving:
             self._stalls,
             self._drips,
             self._does_not_read,
+            self._pushes_an_endless_body,
             self._reads_by_drips,
             self._leaves_inside_an_answer,
             self._sends_garbage,
@@ -163,7 +164,19 @@ class Misbehaving:
     async def _does_not_read(self, sock: trio.socket.SocketType) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         await self._flood(sock)
-        await trio.sleep(STAY)
+        while self._is_established(sock):  # noqa: ASYNC110 - it is the server that ends it
+            await trio.sleep(0.2)
+
+    def _is_established(self, sock: trio.socket.SocketType) -> bool:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == ESTABLISHED
+
+    async def _pushes_an_endless_body(self, sock: trio.socket.SocketType) -> None:
+        number = self._ledger.open("POST /sleep with an endless body")
+        data = asking.head("POST", asking.target("/sleep", number), "Transfer-Encoding: chunked")
+        self._register(number, data, len(data))
+        await self._send(sock, data)
+        while True:
+            await self._send(sock, b"10000\r\n" + bytes(65_536) + b"\r\n")
 
     async def _reads_by_drips(self, sock: trio.socket.SocketType) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import re
 import resource
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -182,6 +183,7 @@ async def statistics() -> dict[str, Any]:
     return {
         "tasks": trio.lowlevel.current_statistics().tasks_living,
         "objects": sum(type(thing).__module__.startswith("trioserve.") for thing in gc.get_objects()),
+        "blocks": sys.getallocatedblocks(),
         "hook calls": hook_calls,
         "log lines": log_lines,
     }
