@@ -10,9 +10,10 @@ import trio
 
 from tests.support import Cut, happens, start
 from tests.support.logs import errors, tracebacks
-from trioserve import App, Completed, HTTPError, Limits, Request, Response
+from trioserve import Abandoned, App, Cause, Completed, HTTPError, Limits, Request, Response
 from trioserve.core.application import Rules
 
+GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 WAITING = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
 
 
@@ -104,6 +105,59 @@ async def test_9_3_2_head_writes_no_stream(nursery):
 
     assert (await client.get(method="HEAD")).status == 200
     assert (await server.records.next(Completed)).response_body_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("parts", "arrives", "advice"),
+    [
+        (["hel"], b"hel", "shorter than its Content-Length says"),
+        ([], b"", "shorter than its Content-Length says"),
+        (["hel", "lo!"], b"hel", "longer than its Content-Length says"),
+    ],
+)
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+async def test_8_6_a_stream_that_is_not_as_long_as_it_says_is_cut_and_its_author_told(
+    nursery, caplog, parts, arrives, advice, version
+):
+    app = App()
+
+    async def write_body(send) -> None:
+        for part in parts:
+            await send(part)
+
+    @app.get("/")
+    async def handler() -> Response:
+        return Response.stream(write_body, headers={"content-length": "5"})
+
+    server = await start(nursery, app)
+    client = await server.ask(f"GET / HTTP/{version}\r\nHost: test\r\n\r\n".encode() + GET)
+
+    with pytest.raises(Cut) as cut:
+        await client.answer()
+    assert (cut.value.answer.status, cut.value.answer.body) == (200, arrives)
+    record = await server.records.next(Abandoned)
+    assert (record.cause, record.sent_status, record.response_body_bytes) == (Cause.HANDLER_FAILED, 200, len(arrives))
+    assert server.records.unread == []
+    assert len(errors(caplog)) == 1
+    assert advice in caplog.text
+
+
+async def test_8_6_what_a_stream_sends_beyond_its_length_is_no_part_of_another_response(nursery):
+    app = App()
+
+    async def write_body(send) -> None:
+        await send("hello")
+        await send("HTTP/1.1 200 OK\r\n\r\n")
+
+    @app.get("/")
+    async def handler() -> Response:
+        return Response.stream(write_body, headers={"content-length": "5"})
+
+    server = await start(nursery, app)
+    client = await server.ask(GET + GET)
+
+    assert (await client.answer()).body == b"hello"
+    assert await client.is_closed()
 
 
 async def test_10_1_1_a_client_that_waits_hears_100_when_the_handler_first_asks_for_the_body(nursery):

@@ -155,6 +155,12 @@ NO_CONTENT: Final = frozenset({204, 205, 304})
 
 _REASONS: Final = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
 _END_OF_MESSAGE = h11.EndOfMessage()
+_ADVICE = "leave Content-Length out, or send just as much"
+# What h11 says of a handler's mistakes, in words for its author.
+_EXPLAINED: Final = {
+    "Too much data for declared Content-Length": f"the response is longer than its Content-Length says; {_ADVICE}",
+    "Too little data for declared Content-Length": f"the response is shorter than its Content-Length says; {_ADVICE}",
+}
 
 
 class H11Engine:
@@ -295,7 +301,7 @@ class H11Engine:
         try:
             return self._h11.send_with_data_passthrough(event) or []
         except h11.LocalProtocolError as error:
-            raise ResponseError(str(error)) from None
+            raise ResponseError(_EXPLAINED.get(str(error), str(error))) from None
 
     def content_allowed(self, status: int) -> bool:
         return status not in NO_CONTENT and self._method != "HEAD"
@@ -331,4 +337,4 @@ def _has_length(response: h11.Response) -> bool:
 def _check_length(head: ResponseHead, body: Content) -> None:
     for name, value in head.fields:
         if name.lower() == b"content-length" and value != b"%d" % len(body):
-            raise ResponseError(f"Content-Length says {value!r}, but the body has {len(body)} bytes")
+            raise ResponseError(f"Content-Length says {value!r}, but the body has {len(body)} bytes; {_ADVICE}")
