@@ -13,13 +13,14 @@ COVERED := trioserve/core/*,trioserve/connection/*
 
 FUZZ := 1000000
 
-.PHONY: help demo test explore fuzz lint format bench hostile clean
+.PHONY: help demo test explore conformance fuzz lint format bench hostile clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    serve a page that searches as you type, and shows what becomes of abandoned requests"
 	@echo "make test    everything that must hold: style, types, the import rule, tests, coverage"
 	@echo "make explore more of the property tests, with other examples each time; some ten minutes"
+	@echo "make conformance  some 1,400 raw requests and what they must get, as a table by section of the RFCs; half a minute"
 	@echo "make fuzz    a million mutated requests thrown at the server in memory; some ten minutes (FUZZ=20000 for fewer)"
 	@echo "make lint    style, types and the import rule only"
 	@echo "make format  format the code, and repair what can be repaired"
@@ -37,6 +38,9 @@ test: lint
 
 explore: $(INSTALLED)
 	$(BIN)/pytest --hypothesis-profile=explore tests/lifecycle/test_scripts.py tests/core
+
+conformance: $(INSTALLED)
+	$(BIN)/python -m tests.conformance
 
 fuzz: $(INSTALLED)
 	$(BIN)/python -m tests.fuzz --inputs $(FUZZ)

@@ -1,0 +1,260 @@
+"""Playing cases against a server, in memory and on sockets, and comparing what came with what must come.
+
+In memory a case is played in several ways at once, one connection for each: whole, byte by byte, split at random, or
+split at each byte. How bytes are divided into segments must make no difference. All these connections go in step: each
+sends its next segment, and then the server is let come to rest. So a segment ends where we say, and hundreds of splits
+cost little. Time is virtual, so a case may wait for a deadline.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+import trio.testing
+
+from tests.conformance.answers import Answer, Asked, WrongAnswer, read_answers
+from tests.conformance.application import Served, application
+from tests.conformance.corpus import Case, Expected
+from trioserve import Config, Limits, TcpAddress, serve
+from trioserve.testing import MemoryServer, memory_server
+
+NEXT = b"GET /next HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+"""What is asked behind a case whose last answer keeps the connection."""
+
+PATIENCE = 200.0
+"""Virtual seconds after which the server has ended every connection: longer than any of its deadlines."""
+SOCKET_PATIENCE = 10.0
+
+SHORT = 100
+"""Bytes up to which a case is split at each of them."""
+LONG = 600
+"""Bytes from which on a case is not sent byte by byte."""
+
+Segments = tuple[tuple[bytes, ...], ...]
+"""The pieces of a case, each divided into segments."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a client saw of one connection."""
+
+    received: bytes
+    end: str  # how the server ended the connection: "FIN", "RST", or "" if it did not
+    served: int  # how many handlers were given a whole request
+
+
+def ways(case: Case) -> dict[str, Segments]:
+    """How a case is sent, by name: whole, byte by byte unless it is long, and split at random places."""
+    found: dict[str, Segments] = {"whole": tuple((piece,) for piece in case.pieces)}
+    if sum(map(len, case.pieces)) < LONG:
+        found["byte by byte"] = tuple(tuple(bytes([byte]) for byte in piece) for piece in case.pieces)
+    draw = random.Random(case.id)  # the same places in each run
+    found["split at random"] = tuple(tuple(_random_split(piece, draw)) for piece in case.pieces)
+    return found
+
+
+def every_split(case: Case) -> dict[str, Segments]:
+    """All ways to send a short case in two segments; none for others."""
+    piece, *more = case.pieces
+    if more or len(piece) > SHORT:
+        return {}
+    return {f"split at {place}": ((piece[:place], piece[place:]),) for place in range(1, len(piece))}
+
+
+def _random_split(piece: bytes, draw: random.Random) -> Iterator[bytes]:
+    places = sorted(draw.sample(range(1, len(piece)), k=min(draw.randint(1, 4), len(piece) - 1))) if piece else []
+    for begin, end in zip([0, *places], [*places, len(piece)], strict=True):
+        yield piece[begin:end]
+
+
+def differences(case: Case, seen: Seen) -> list[str]:
+    """In what the connection differs from what the case expects; empty if in nothing."""
+    asked = (*case.asked, *[Asked("GET", "1.1")] * (len(case.answers) - len(case.asked)))
+    try:
+        answers = read_answers(seen.received, asked)
+    except WrongAnswer as error:
+        return [str(error)]
+    expected = list(case.answers)
+    if goes_on(case) and answers and not answers[min(len(answers), len(expected)) - 1].closes:
+        expected.append(Expected(frozenset({200}), closes=True, content=b"next"))
+    if [answer.status for answer in answers] != _statuses(answers, expected):
+        wanted = ["|".join(map(str, sorted(each.statuses))) for each in expected]
+        return [f"the answers are {[answer.status for answer in answers]}, and not {wanted}"]
+    found = [text for pair in zip(answers, expected, strict=True) for text in _answer_differs(*pair)]
+    if seen.end != "FIN" and not any(each.cut for each in expected):
+        found.append("the connection was reset" if seen.end else "the connection was not ended")
+    by_handlers = sum(answer.status < 400 or answer.status == 500 for answer in answers)
+    if seen.served > by_handlers:
+        found.append(f"{seen.served} handlers were given a request, and {by_handlers} answered one")
+    return found
+
+
+def goes_on(case: Case) -> bool:
+    """True if a further request can follow."""
+    if case.leaves or not case.answers:
+        return False
+    last = case.answers[-1]
+    return last.closes is not True and not last.cut and 101 not in last.statuses
+
+
+def _statuses(answers: Sequence[Answer], expected: Sequence[Expected]) -> list[int]:
+    """The status codes that should be there; where there is a choice, those that are."""
+    codes = [min(each.statuses) for each in expected]
+    for index, (answer, each) in enumerate(zip(answers, expected, strict=False)):
+        if answer.status in each.statuses:
+            codes[index] = answer.status
+    return codes
+
+
+def _answer_differs(answer: Answer, expected: Expected) -> Iterator[str]:
+    if expected.closes is not None and answer.closes != expected.closes and 101 not in expected.statuses:
+        yield f"{answer.status} says that the connection {'ends' if answer.closes else 'goes on'}"
+    if expected.cut != answer.cut:
+        yield f"{answer.status} was {'cut' if answer.cut else 'whole'}"
+    if expected.content is not None and answer.content != expected.content:
+        yield f"the content is {answer.content!r}, and not {expected.content!r}"
+    for name, value in expected.fields.items():
+        if answer.all(name) != [value]:
+            yield f"{name} is {answer.all(name)}, and not {value!r}"
+    for name in expected.without:
+        if answer.all(name):
+            yield f"there is {name}: {answer.all(name)}"
+    if expected.interim is not None and answer.interim != expected.interim:
+        yield f"the interim responses are {answer.interim}, and not {expected.interim}"
+
+
+class Peer(Protocol):
+    """The client's end of a connection."""
+
+    async def send_all(self, data: bytes) -> None: ...
+    async def send_eof(self) -> None: ...
+    async def receive_some(self, max_bytes: int | None = None) -> bytes: ...
+
+
+class Player:
+    """A client that plays one case in one way, and notes what it gets."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self.received = b""
+        self.end = ""
+        self.ended = trio.Event()
+
+    async def read(self) -> None:
+        """Note everything up to the connection's end."""
+        try:
+            while data := await self._peer.receive_some(65536):
+                self.received += data
+            self.end = "FIN"
+        except trio.BrokenResourceError:
+            self.end = "RST"
+        self.ended.set()
+
+    async def send(self, data: bytes) -> None:
+        try:
+            await self._peer.send_all(data)
+        except trio.BrokenResourceError:
+            pass  # what the server has said before that counts; `read` notes how it went
+
+    async def leave(self) -> None:
+        try:
+            await self._peer.send_eof()
+        except trio.BrokenResourceError:
+            pass  # as above
+
+
+class MemoryStage:
+    """A server in memory."""
+
+    def __init__(self, server: MemoryServer, served: Served) -> None:
+        self._server = server
+        self._served = served
+
+    async def play(self, case: Case, ways: Mapping[str, Segments]) -> dict[str, Seen]:
+        """What is seen in each of the ways in which the case is sent."""
+        segments = list(ways.values())
+        peers = [self._server.connect() for _ in ways]
+        players = [Player(peer) for peer in peers]
+        async with trio.open_nursery() as nursery:
+            for player in players:
+                nursery.start_soon(player.read)
+            await trio.testing.wait_all_tasks_blocked()
+            for number in range(len(case.pieces)):
+                await _in_step(players, [each[number] for each in segments])
+            if goes_on(case):
+                await _in_step(players, [(NEXT,)] * len(players))
+            if case.leaves:
+                for player in players:
+                    await player.leave()
+            with trio.move_on_after(PATIENCE):
+                for player in players:
+                    await player.ended.wait()
+            nursery.cancel_scope.cancel()
+        served = [self._served.pop(peer._transport.client, 0) for peer in peers]
+        for peer in peers:
+            peer.close()
+        return {
+            way: Seen(player.received, player.end, count)
+            for way, player, count in zip(ways, players, served, strict=True)
+        }
+
+
+async def _in_step(players: Sequence[Player], segments: Sequence[tuple[bytes, ...]]) -> None:
+    for step in range(max(map(len, segments))):
+        for player, those in zip(players, segments, strict=True):
+            if step < len(those) and those[step]:
+                await player.send(those[step])
+        await trio.testing.wait_all_tasks_blocked()
+
+
+@asynccontextmanager
+async def in_memory(case: Case) -> AsyncIterator[MemoryStage]:
+    """A server in memory with the limits of the case; for virtual time."""
+    app, served = application()
+    async with memory_server(app, Config(limits=Limits(**case.limits), access_log=False)) as server:
+        yield MemoryStage(server, served)
+
+
+def first_of_each(kind: Callable[[Case], str], cases: Iterable[Case]) -> list[Case]:
+    """Of each kind the first case."""
+    first: dict[str, Case] = {}
+    for case in cases:
+        first.setdefault(kind(case), case)
+    return list(first.values())
+
+
+def on_sockets(cases: Iterable[Case]) -> list[Case]:
+    """The share of the cases that is played on sockets too: of each requirement the first that needs no pause and no
+    further word of the client's.
+    """
+    return first_of_each(
+        lambda case: f"{case.section}: {case.rule}",
+        (
+            case
+            for case in cases
+            if len(case.pieces) == 1
+            and not case.leaves
+            and not any(each.statuses & {101, 408} for each in case.answers)
+        ),
+    )
+
+
+async def play_on_socket(case: Case) -> Seen:
+    """What is seen on a real connection. How its bytes are divided is the system's affair."""
+    app, served = application()
+    config = Config(listen=(TcpAddress("127.0.0.1", 0),), limits=Limits(**case.limits), access_log=False)
+    async with trio.open_nursery() as nursery:
+        [address] = await nursery.start(serve, app, config)
+        async with await trio.open_tcp_stream(address.host, address.port) as stream:
+            player = Player(stream)
+            with trio.move_on_after(SOCKET_PATIENCE):
+                await player.send(case.pieces[0] + (NEXT if goes_on(case) else b""))
+                await player.read()
+            client = stream.socket.getsockname()
+        nursery.cancel_scope.cancel()
+    return Seen(player.received, player.end, served.pop(client, 0))

@@ -1,0 +1,104 @@
+"""The reader of answers forgives nothing, and reads what is right."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conformance.answers import Answer, Asked, WrongAnswer, read_answers
+
+DATE = b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
+OK = b"HTTP/1.1 200 OK\r\n" + DATE
+WHOLE = OK + b"Content-Length: 3\r\n\r\nabc"
+
+GET = Asked("GET", "1.1")
+HEAD = Asked("HEAD", "1.1")
+OLD = Asked("GET", "1.0")
+
+WRONG = {
+    "§2.1: no end of the head": (OK, GET),
+    "§4: no status line": (b"hello\r\n\r\n", GET),
+    "§4: another version": (WHOLE.replace(b"1.1", b"1.0"), GET),
+    "§4: a bare LF": (WHOLE.replace(b"OK\r\n", b"OK\n"), GET),
+    "§5: a space before a colon": (OK + b"X : y\r\nContent-Length: 0\r\n\r\n", GET),
+    "§5: a control character": (OK + b"X: \x01\r\nContent-Length: 0\r\n\r\n", GET),
+    "§6.6.1: no Date": (WHOLE.replace(DATE, b""), GET),
+    "§6.6.1: two Dates": (WHOLE.replace(DATE, DATE + DATE), GET),
+    "§5.6.7: a Date of another form": (WHOLE.replace(b"06 Nov 1994", b"06-Nov-94"), GET),
+    "§6.1: chunked to 1.0": (OK + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", OLD),
+    "§6.1: another coding": (OK + b"Transfer-Encoding: gzip\r\n\r\n", GET),
+    "§6.2: a length beside chunks": (OK + b"Content-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", GET),
+    "§6.3: two lengths": (OK + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc", GET),
+    "§6.3: a length that is no number": (OK + b"Content-Length: +3\r\n\r\nabc", GET),
+    "§7.1: no chunk": (OK + b"Transfer-Encoding: chunked\r\n\r\nhello\r\n", GET),
+    "§7.1: no end of a chunk": (OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n", GET),
+    "§9.3: no length on a connection that goes on": (OK + b"\r\nabc", GET),
+    "§9.3: a 1.0 client that is not told of the end": (WHOLE, OLD),
+    "§9.6: something behind the last answer": (WHOLE.replace(DATE, DATE + b"Connection: close\r\n") + b"x", GET),
+    "§15.2: an interim response to 1.0": (b"HTTP/1.1 100 Continue\r\n\r\n" + WHOLE, OLD),
+    "§8.6: an interim response with a length": (b"HTTP/1.1 100 Continue\r\nContent-Length: 0\r\n\r\n" + WHOLE, GET),
+    "§8.6: 204 with a length": (OK.replace(b"200", b"204") + b"Content-Length: 0\r\n\r\n", GET),
+    "§15.3.6: 205 with content": (WHOLE.replace(b"200", b"205"), GET),
+    "§9.3.6: a tunnel": (WHOLE, Asked("CONNECT", "1.1")),
+    "§15.5.6: 405 without Allow": (WHOLE.replace(b"200", b"405"), GET),
+    "§15.5.22: 426 without Upgrade": (WHOLE.replace(b"200", b"426"), GET),
+    "§15.2.2: 101 without Upgrade": (b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\r\n", GET),
+    "content of HEAD": (WHOLE, HEAD),
+    "content of 304": (WHOLE.replace(b"200", b"304"), GET),
+}
+
+
+@pytest.mark.parametrize(("received", "asked"), WRONG.values(), ids=[name.replace("§", "") for name in WRONG])
+def test_what_a_server_must_not_send_is_refused(received, asked):
+    with pytest.raises(WrongAnswer):
+        read_answers(received, [asked])
+
+
+def test_answers_are_read_one_after_another():
+    chunked = OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n2\r\nbc\r\n0\r\n\r\n"
+    no_content = OK.replace(b"200", b"204") + b"\r\n"
+    to_head = OK + b"Content-Length: 3\r\n\r\n"
+
+    answers = read_answers(
+        b"HTTP/1.1 100 Continue\r\n\r\n" + WHOLE + chunked + no_content + to_head, [GET, GET, GET, HEAD]
+    )
+
+    assert [(answer.status, answer.content, answer.interim, answer.cut) for answer in answers] == [
+        (200, b"abc", (100,), False),
+        (200, b"abc", (), False),
+        (204, b"", (), False),
+        (200, b"", (), False),
+    ]
+
+
+def test_an_answer_without_length_lasts_until_the_end_of_the_connection():
+    [answer] = read_answers(OK + b"Connection: close\r\n\r\nabc", [OLD])
+
+    assert (answer.content, answer.closes, answer.cut) == (b"abc", True, False)
+
+
+@pytest.mark.parametrize(
+    ("received", "content"),
+    [
+        (OK + b"Content-Length: 3\r\n\r\nab", b"ab"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nab", b"ab"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", b"abc"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n", b"abc"),
+    ],
+    ids=["by length", "in a chunk", "before the last chunk", "in the last chunk"],
+)
+def test_an_answer_that_breaks_off_is_cut(received, content):
+    [answer] = read_answers(received, [GET])
+
+    assert (answer.content, answer.cut) == (content, True)
+
+
+def test_nothing_is_read_behind_a_switch_of_protocols():
+    switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+    assert read_answers(switch + b"\x88\x00", [GET]) == [
+        Answer(101, (("connection", "Upgrade"), ("upgrade", "websocket")), b""),
+    ]
+
+
+def test_no_bytes_are_no_answer():
+    assert read_answers(b"", [GET]) == []
