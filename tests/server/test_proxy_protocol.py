@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import logging
 import socket
@@ -10,7 +12,8 @@ import pytest
 import trio
 import trio.testing
 
-from tests.support import PATIENCE, Running, happens, start
+from tests.support import PATIENCE, Client, Running, happens, start
+from tests.support.tls import client_context, server_context
 from trioserve import App, Completed, Deadlines, HangupNews, Request, TcpAddress, UnixAddress
 from trioserve.connection.spool import Budget, Spool
 from trioserve.observe.reporter import ERROR_LOGGER
@@ -200,6 +203,78 @@ async def test_a_server_that_drains_does_not_wait_for_headers(nursery, server):
 
     await happens(server.ended.wait())
     assert await is_over(client)
+
+
+# TLS behind it: the proxy passes on what it cannot read
+
+
+HERE_WITH_TLS = functools.partial(TcpAddress, "127.0.0.1", 0, proxy_protocol=True)
+
+
+class Together(trio.abc.Stream):
+    """A stream on which `first` goes out with what is sent first, in one segment."""
+
+    def __init__(self, first: bytes, stream: trio.SocketStream) -> None:
+        self._first, self._stream = first, stream
+
+    async def send_all(self, data: bytes) -> None:
+        first, self._first = self._first, b""
+        await self._stream.send_all(first + data)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return await self._stream.receive_some(max_bytes)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+@EACH_NEWS
+@EACH_VERSION
+@pytest.mark.parametrize("together", [True, False], ids=["in one segment", "in two"])
+async def test_a_tls_handshake_may_follow_the_header(nursery, header, news, together):
+    listen = (HERE_WITH_TLS(tls=server_context()),)
+    server = await start(nursery, app_that_names_its_client(), listen=listen, hangup_news=news)
+    plain = await server.connect()
+    if not together:
+        await plain.send(header)
+    stream = Together(header if together else b"", plain.stream)
+    client = Client(trio.SSLStream(stream, client_context(), server_hostname="127.0.0.1"))
+
+    await client.send(GET)
+
+    assert await named(client) == NAMED[header]
+
+
+async def test_a_tls_handshake_without_a_header_before_it_is_closed(nursery, debug_lines):
+    listen = (HERE_WITH_TLS(tls=server_context()),)
+    server = await start(nursery, app_that_names_its_client(), listen=listen)
+    client = await server.connect()
+    tls = trio.SSLStream(client.stream, client_context(), server_hostname="127.0.0.1")
+
+    with trio.fail_after(PATIENCE), pytest.raises(trio.BrokenResourceError):
+        await tls.do_handshake()
+
+    assert ["no PROXY protocol header comes first" in line for line in debug_lines()] == [True]
+
+
+async def test_what_is_wrong_with_tls_behind_a_header_names_the_client(nursery, debug_lines):
+    listen = (HERE_WITH_TLS(tls=server_context()),)
+    server = await start(nursery, app_that_names_its_client(), listen=listen)
+    client = await server.ask(V1 + b"\x16\x03\x01\x00\x05nonsense")
+
+    await closed(client)
+
+    [line] = debug_lines()
+    assert "192.0.2.1" in line
+
+
+async def closed(client) -> None:
+    """Read whatever comes until the server has closed, in whatever way."""
+    with contextlib.suppress(trio.BrokenResourceError):
+        await client.read_to_end()
 
 
 # In memory, where every order can be arranged.

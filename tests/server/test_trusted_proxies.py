@@ -9,9 +9,10 @@ import httpx
 import pytest
 import trio
 
-from tests.support import happens, start
+from tests.support import Client, happens, start
 from tests.support.logs import errors
 from tests.support.memory import in_memory
+from tests.support.tls import client_context, server_context
 from trioserve import (
     Abandoned,
     App,
@@ -165,6 +166,18 @@ async def test_httpx_through_a_trusted_address_on_real_sockets(nursery, caplog):
         "url": f"https://127.0.0.1:{server.port}/x",
     }
     assert not errors(caplog)
+
+
+@pytest.mark.parametrize(("said", "scheme"), [("X-Forwarded-Proto: http", "http"), ("X-Accel: 1", "https")])
+async def test_over_tls_too_it_is_the_proxy_who_says_the_scheme(nursery, said, scheme):
+    address = TcpAddress("127.0.0.1", 0, tls=server_context())
+    server = await start(nursery, app_that_tells(), listen=(address,), trusted_proxies=("127.0.0.1",))
+    plain = await server.connect()
+    client = Client(trio.SSLStream(plain.stream, client_context(), server_hostname="127.0.0.1"))
+
+    told = json.loads((await client.get("/x", said)).body)
+
+    assert (told["scheme"], told["url"]) == (scheme, f"{scheme}://test/x")
 
 
 @pytest.mark.parametrize(("trusted", "client"), [(("unix",), [CLIENT, 0]), (("0.0.0.0/0", "::/0"), None)])
