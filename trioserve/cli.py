@@ -160,6 +160,8 @@ HELP = {
         "exchanges": "Exchanges that are handled at once; the others are queued.",
         "queue": "Exchanges that wait for their turn; beyond it 503.",
         "requests": "Requests on one connection.",
+        "connections": "Living connections; beyond it nobody is accepted.",
+        "connections_per_client": "Living connections of one address; beyond it they are reset.",
         "backlog": "Connections that wait to be accepted.",
     },
 }

@@ -359,6 +359,13 @@ class Connection:
         return Phase.IDLE if self.reader.head_begun_at is None else Phase.HEAD
 
     @property
+    def idle_since(self) -> float | None:
+        """Since when a request is waited for of which nothing has come; None if that is not so."""
+        if self.phase is not Phase.IDLE or self.departure.end is not None or not self.reader.waiting:
+            return None
+        return self.reader.head_awaited_since
+
+    @property
     def _rules(self) -> Rules:
         if self.exchange is not None and self.exchange.endpoint is not None:
             return self.exchange.endpoint.rules
@@ -377,7 +384,7 @@ class Connection:
             self.end_if_idle()
 
     def end_if_idle(self) -> None:
-        """End now if no exchange is under way and no request is there."""
+        """End now if no exchange is under way and no request is there: the server stops, or has no room."""
         if self._clears_up:
             self._waits_for_endpoint.append(self.end_if_idle)
         elif self.phase in {Phase.IDLE, Phase.COMPLETE} and not self._request_is_there:

@@ -49,8 +49,10 @@ class Reader:
         self._timer = timers.timer(self._too_slow)
         # With the client, while it sends the body of the current request.
         self._patience = Patience(deadlines.body_stall, limits.body_rate)
-        # When the current head's first bytes were there; None before that.
+        # When the current head's first bytes were there; None before that. And since when they are waited for; math.inf
+        # before that.
         self.head_begun_at: float | None = None
+        self.head_awaited_since = math.inf
         # Stands for the task that waits for bytes; while there is one, nobody else may take them in.
         self._waiter: object | None = None
 
@@ -71,11 +73,11 @@ class Reader:
         """
         self.head_begun_at = None
         self._patience.renew()
-        deadline = trio.current_time() + patience
+        self.head_awaited_since = trio.current_time()
         if self._engine.has_unparsed_bytes:
             await self._departure.checkpoint()
         while not self._engine.has_unparsed_bytes:
-            await self._more(deadline)
+            await self._more(self.head_awaited_since + patience)
         self.head_begun_at = trio.current_time()
         while (event := self._engine.next_event()) is NEED_DATA:
             await self._more(self.head_begun_at + self._deadlines.head)

@@ -72,6 +72,13 @@ class Limits:
     # them, and a new one costs its client a round trip or three. Set it where a balancer in front distributes
     # connections and not requests, so that a new server gets its share.
     requests: float = math.inf
+    # Living connections; beyond it nobody is accepted, and idle ones are closed for those who come, the longest idle
+    # first. Some 30 KB each while idle, half a gigabyte for all. The system's descriptors (ulimit -n) are a limit too,
+    # and mostly a lower one.
+    connections: float = 16_384
+    # The same for one client: an IPv4 address, or a /64 network of IPv6; beyond it a connection is reset at once. None
+    # by default: behind a proxy, or a company's gateway, all clients have one address.
+    connections_per_client: float = math.inf
     # A listener's backlog: connections that the kernel accepts for us. The kernel cuts it to net.core.somaxconn.
     backlog: float = 2048
 

@@ -24,9 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
-import errno
 import itertools
-import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -48,7 +46,8 @@ from trioserve.core.forwarded import TrustedProxies
 from trioserve.failures import is_failure, sole, ungrouped
 from trioserve.observe.access_log import AccessLog
 from trioserve.observe.observer import Observer
-from trioserve.observe.reporter import ERROR_LOGGER, Reporter
+from trioserve.observe.reporter import Reporter
+from trioserve.server import admission
 from trioserve.server.background import BackgroundWork
 from trioserve.server.config import Address, Config, HangupNews
 from trioserve.server.descriptors import Reserve
@@ -60,14 +59,9 @@ _connection_ids = itertools.count(1)
 ACCEPT_AT_ONCE = 64
 """Connections accepted in a row before the others have their turn."""
 
-ACCEPT_PAUSE = 0.1
-"""Seconds to wait when the system is out of descriptors or memory: long enough for something to be closed."""
-
 FIRST_REQUEST = 1.0
 """Seconds for which a connection may be without its first request when nobody is accepted any more: a client that has
 connected sends it within a round trip."""
-
-_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 async def serve(
@@ -117,7 +111,7 @@ async def serve(
                     await server.delay_drain(deadline, hasten)
                     accepting.cancel_scope.cancel(reason="the server drains")
                 for listener in listeners:
-                    with contextlib.suppress(OSError):  # there is no room for more, and no time to wait for it
+                    with contextlib.suppress(admission.NoRoom):  # and there is no time to wait for it
                         server.accept_waiting(listener, backlog)
             await server.drain(deadline, hasten)
 
@@ -151,7 +145,11 @@ class Server:
         self._spools = Budget(limits.spool_total / 2)
         self._watch = current_hangup_watch() if config.hangup_news is HangupNews.KERNEL else None
         self._reserve = Reserve()
-        self._living: set[Connection | Opening] = set()
+        # Each with whom it counts for in the crowd.
+        self._living: dict[Connection | Opening, admission.Group | None] = {}
+        self._crowd = admission.Crowd(limits.connections_per_client)
+        self._idle = admission.IdleConnections()
+        self._no_room, self._sent_away = admission.Seldom(), admission.Seldom()
         # Nobody is accepted any more, and connections end when they are idle. Set once, by `drain`.
         self._closes_idle = False
         self._gone = trio.lowlevel.ParkingLot()
@@ -214,35 +212,46 @@ class Server:
 
     async def accept(self, listener: Listener) -> None:
         """Accept connections and start them, until cancelled."""
-        starved = False  # said once, and not at every try
         while True:
             await trio.lowlevel.wait_readable(listener.socket)
             try:
+                if (why := self._why_no_room()) is not None:
+                    raise admission.NoRoom(why)
                 self.accept_waiting(listener, ACCEPT_AT_ONCE)
-                starved = False
+            except admission.NoRoom as error:
+                self._no_room.warn("cannot accept connections: %s", error)
+                await self._make_room()
+
+    def _why_no_room(self) -> str | None:
+        """Why nobody can be accepted now; None if somebody can, as always while there is nobody."""
+        if len(self._living) >= self._config.limits.connections:
+            return f"there are {len(self._living)} (Limits.connections)"
+        if self._living:
+            try:
+                self._reserve.check()
             except OSError as error:
-                if not starved:
-                    logging.getLogger(ERROR_LOGGER).warning("cannot accept connections: %s", error.strerror)
-                starved = True
-                await trio.sleep(ACCEPT_PAUSE)
+                return error.strerror
+        return None
+
+    async def _make_room(self) -> None:
+        """Close an idle connection if there is one, and wait until any has ended; but not for ever."""
+        self._idle.close_longest(self._living)
+        with trio.move_on_after(admission.LOOK_AGAIN):
+            await self._gone.park()
 
     def accept_waiting(self, listener: Listener, at_most: int) -> None:
-        """Accept and start connections that wait in the backlog.
+        """Accept and start connections that wait in the backlog, as far as there is room.
 
         Raises:
-            OSError: the system is out of descriptors or memory.
+            NoRoom: the system is out of descriptors or memory.
         """
         for _ in range(at_most):
-            if self._living:
-                self._reserve.check()
-            try:
-                sock, peer = listener.socket.accept()
-            except BlockingIOError:
+            if self._why_no_room() is not None:
                 return
-            except OSError as error:
-                if error.errno in _OUT_OF_RESOURCES:
-                    raise
-                return  # anything else (ECONNABORTED, say) is the misfortune of one client
+            accepted = admission.accept(listener.socket)
+            if accepted is None:
+                return
+            sock, peer = accepted
             self._reserve.accepted(sock)
             try:
                 transport = self._transport(sock, peer)
@@ -273,6 +282,8 @@ class Server:
 
     def open(self, transport: Transport, address: Address) -> None:
         """Serve a transport that was accepted at an address, once it has passed what the address asks for."""
+        if not address.proxy_protocol and self._sends_away(transport):
+            return
         if not needs_opening(address):
             self.start(transport)
             return
@@ -281,19 +292,31 @@ class Server:
             transport.close()
             return
         opening = Opening(transport, address, self._config.deadlines.handshake, self._context.date)
-        self._living.add(opening)
-        self._connections.start_soon(self._open, opening)
+        # A proxy counts for nobody, and whom it speaks for is not known yet.
+        self._living[opening] = None if address.proxy_protocol else self._crowd.came(transport.client)
+        self._connections.start_soon(self._open, opening, address)
 
-    async def _open(self, opening: Opening) -> None:
+    async def _open(self, opening: Opening, address: Address) -> None:
         async def run() -> None:
             transport = await opening.run()
-            if transport is not None:
+            if transport is not None and not (address.proxy_protocol and self._sends_away(transport)):
                 self.start(transport)  # living as a connection before it ceases to live as an opening
 
         try:
             await self._contained(run)
         finally:
             self._ended(opening)
+
+    def _sends_away(self, transport: Transport) -> bool:
+        """Reset a connection whose client has as many as it may; says whether that was so."""
+        if self._crowd.has_room_for(transport.client):
+            return False
+        transport.reset()
+        limit = self._config.limits.connections_per_client
+        self._sent_away.warn(
+            "reset a connection of %s: it has %d (Limits.connections_per_client)", transport.client, limit
+        )
+        return True
 
     @property
     def _is_ending(self) -> bool:
@@ -313,7 +336,7 @@ class Server:
                 transport = self._read_ahead(WatchedReadAhead, transport, connections)
         connection = Connection(self._context, transport, self._timers, next(_connection_ids))
         # Living from now on, so that a drain which comes before the task's first step does not miss it.
-        self._living.add(connection)
+        self._living[connection] = self._crowd.came(transport.client)
         if self._closes_idle:
             connection.drain()
         connections.start_soon(self._serve, connection)
@@ -339,7 +362,7 @@ class Server:
             self._ended(connection)
 
     def _ended(self, living: Connection | Opening) -> None:
-        self._living.discard(living)
+        self._crowd.left(self._living.pop(living))
         self._gone.unpark_all()
 
     # The drain, in this order
