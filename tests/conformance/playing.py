@@ -229,17 +229,15 @@ def first_of_each(kind: Callable[[Case], str], cases: Iterable[Case]) -> list[Ca
 
 
 def on_sockets(cases: Iterable[Case]) -> list[Case]:
-    """The share of the cases that is played on sockets too: of each requirement the first that needs no pause and no
-    further word of the client's.
+    """The share of the cases that is played on sockets too: of each requirement the first with an answer that needs
+    no pause and no further word of the client's.
     """
     return first_of_each(
         lambda case: f"{case.section}: {case.rule}",
         (
             case
             for case in cases
-            if len(case.pieces) == 1
-            and not case.leaves
-            and not any(each.statuses & {101, 408} for each in case.answers)
+            if len(case.pieces) == 1 and case.answers and not any(each.statuses & {101, 408} for each in case.answers)
         ),
     )
 
