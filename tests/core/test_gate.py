@@ -18,7 +18,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trioserve.core.errors import RequestError
-from trioserve.core.gate import MAX_EMPTY_LINES, MAX_LENGTH_DIGITS, MAX_SIZE_DIGITS, Gate, content_length
+from trioserve.core.gate import (
+    LOOKED_AT_EARLY,
+    MAX_EMPTY_LINES,
+    MAX_LENGTH_DIGITS,
+    MAX_SIZE_DIGITS,
+    Gate,
+    content_length,
+)
 from trioserve.core.limits import Limits
 from trioserve.core.messages import RequestHead
 
@@ -538,6 +545,18 @@ def test_rfc9112_7_1_1_chunk_extensions_are_taken_up_to_their_limit_in_all_and_n
         len(CHUNKED + framed) - len(b"\r\nx\r\n"),
     )
     assert refused(CHUNKED + framed + b"0;a\r\n\r\n", Limits(chunk_extensions=total + 1))[0] == 413
+
+
+@pytest.mark.parametrize("size", [LOOKED_AT_EARLY - 1, LOOKED_AT_EARLY, LOOKED_AT_EARLY + 1, 2 * LOOKED_AT_EARLY])
+@pytest.mark.parametrize("bad", [b"\0", b'"', b"\r\0"])
+def test_rfc9112_7_1_1_long_chunk_extensions_are_refused_alike_but_perhaps_not_before_they_end(size, bad):
+    line = CHUNKED + b"1;" + b"x" * (size - 1)
+    early = size + len(bad) <= LOOKED_AT_EARLY
+    assert refused(line + bad + b"\n") == (400, len(line + bad) + (not early))
+    tight = Limits(chunk_extensions=size + 1)
+    assert content_of(b"1;" + b"x" * size + b"\r\nx\r\n0\r\n\r\n", tight)[0] == b"x"
+    assert refused(line + b"xx" + bad, tight) == (413, len(line) + 2)
+    assert refused(line + b"xx\r\n", tight) == (413, len(line) + 2)
 
 
 def test_chunk_extensions_are_counted_anew_for_each_request():

@@ -10,9 +10,9 @@ chunks and passes in chunks of our own.
 Three rules hold for all of it:
 
 * What is refused, and with which status code, is a function of the stream of bytes and not of the pieces in which it
-  came: the first byte that no request can have in its place, or that is one too many, decides. So a request is refused
-  as soon as that can be known, and what came before that byte has passed. A refusal is for good: the same one is raised
-  again.
+  came: the first byte that no request can have in its place, or that is one too many, decides. A request is refused as
+  soon as that can be known (but for long chunk extensions, which may have to end first), and what came before that byte
+  has passed. A refusal is for good: the same one is raised again.
 * Nothing is held but what cannot pass yet: the part of a head, a trailer section or a chunk's first line that is there
   (`Limits.head`, `Limits.chunk_extensions`), and what stands behind a complete request.
 * A head is tried as a whole first, and only looked at line by line if it is not all there or does not fit: what is
@@ -46,7 +46,11 @@ MAX_SIZE_DIGITS: Final = 16
 MAX_LENGTH_DIGITS: Final = 20
 """Digits in a Content-Length, leading zeros among them: as many as 2^64 - 1 has."""
 
-# The grammar. Its quantifiers are possessive (`*+`): no byte is looked at twice, whatever the input.
+LOOKED_AT_EARLY: Final = 256
+"""Bytes of chunk extensions that are looked at before the line has an end."""
+
+# The grammar. No byte is looked at many times, whatever the input: what is repeated is either possessive (`*+`), or
+# what follows it matches in any case.
 
 _TOKEN = TOKEN.encode() + b"+"
 _TARGET = rb"[\x21-\x7e]++"
@@ -65,7 +69,7 @@ def _longest_beginning(*parts: bytes) -> bytes:
     """
     pattern = b""
     for part in reversed(parts):
-        pattern = b"(?:" + part + pattern + b")?+"
+        pattern = b"(?:" + part + pattern + b")?"
     return pattern
 
 
@@ -74,18 +78,18 @@ _REQUEST_LINE_SO_FAR = re.compile(
         _TOKEN, b" ", _TARGET, b" ", b"H", b"T", b"T", b"P", b"/", b"[0-9]", rb"\.", b"[0-9]", b"\r", b"\n"
     )
 )
-_FIELD_LINE_SO_FAR = re.compile(rb"\r\n?+|" + _longest_beginning(_TOKEN, b":", _VALUE, b"\r", b"\n"))
+_FIELD_LINE_SO_FAR = re.compile(rb"\r\n?|" + _longest_beginning(_TOKEN, b":", _VALUE, b"\r", b"\n"))
 
 # RFC 9112 §7.1 and §7.1.1. The name of an extension that goes on with "=" is left to the last part, where its value may
 # be incomplete.
 _SPACE = rb"[\t ]*+"
-_IN_QUOTES = rb"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+"
+_IN_QUOTES = rb"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]++|\\[\t\x20-\x7e\x80-\xff])*"
 _EXTENSION = b'%b;%b%b(?:%b=%b(?:%b|"%b")|(?!%b=))' % (
     _SPACE, _SPACE, _TOKEN, _SPACE, _SPACE, _TOKEN, _IN_QUOTES, _SPACE,
 )  # fmt: skip
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]*+")
 _EXTENSIONS_SO_FAR = re.compile(
-    b"(?:" + _EXTENSION + rb")*+(?:\r\n?+|"
+    b"(?:" + _EXTENSION + rb")*(?:\r\n?|"
     + _longest_beginning(_SPACE, b";", _SPACE, _TOKEN, _SPACE, b"=", _SPACE, b'"', _IN_QUOTES, rb"\\")
     + b")"
 )  # fmt: skip
@@ -364,9 +368,13 @@ class Gate:
         digits = _stop(_CHUNK_SIZE, held, start)
         if digits - start > MAX_SIZE_DIGITS:
             raise RequestError(400, f"a chunk's size has more than {MAX_SIZE_DIGITS} digits")
+        # A long line is looked at when it is all there, or too long, lest each byte of it costs a look at all of it.
+        room = limits.chunk_extensions - self._extension_bytes
+        if LOOKED_AT_EARLY < len(held) - digits <= room and held.find(b"\n", digits) < 0:
+            return False
         stop = digits if digits == start else _stop(_EXTENSIONS_SO_FAR, held, digits)
         extensions = len(held[digits:stop].rstrip(b"\r\n"))
-        if self._extension_bytes + extensions > limits.chunk_extensions:
+        if extensions > room:
             raise RequestError(
                 413, f"the chunk extensions of the request are larger than {limits.chunk_extensions:.0f} bytes"
             )
