@@ -10,6 +10,7 @@ A user's mistake is one line on stderr and exit code 2, never a traceback and ne
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import io
 import logging
@@ -19,7 +20,7 @@ import signal
 import sys
 import sysconfig
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -48,10 +49,13 @@ from trioserve.server.config import (
     UnixAddress,
     default_hangup_news,
 )
+from trioserve.server.fleet import News, Order
 from trioserve.server.server import serve
 from trioserve.server.systemd import Notifier, take_descriptors
+from trioserve.server.workers import Inheritance, Link, Supervisor, same_command
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
@@ -90,7 +94,7 @@ def mistake(error: click.ClickException) -> str:
 
 def give_up(message: str) -> NoReturn:
     """One line on stderr, exit code 2."""
-    click.echo(f"trioserve: {' '.join(message.split())}", err=True)
+    say(" ".join(message.split()))
     sys.exit(2)
 
 
@@ -134,6 +138,7 @@ HELP = {
         "unwind": "After which a cancelled handler that still cleans up is reported.",
         "hook": "For one call of an on_abandoned hook.",
         "background": "For background work, after the last exchange.",
+        "start": "For a worker (--workers) to be ready, its lifespans' start included.",
         "drain_delay": "After SIGTERM, until no more connections are accepted.",
         "drain": "For exchanges under way when the server stops, that delay included.",
         "linger": "For a client to read an error answer before the close.",
@@ -253,6 +258,11 @@ def addresses(
     help="Unix socket to listen on; then TCP only if --host or --port is given.",
 )
 @option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Processes that serve, with another one that looks after them.  [default: none but this one]",
+)
+@option(
     "--half-close",
     type=click.Choice([word.value for word in HalfClose]),
     default=HalfClose.ABORT.value,
@@ -293,6 +303,7 @@ def run(  # noqa: PLR0917 - click passes options by name
     host: tuple[str, ...],
     port: int | None,
     unix: tuple[str, ...],
+    workers: int | None,
     half_close: str,
     hangup_news: str,
     trusted_proxy: tuple[str, ...],
@@ -309,11 +320,16 @@ def run(  # noqa: PLR0917 - click passes options by name
 
     SIGINT (Ctrl-C) and SIGTERM drain the server: exchanges under way may end until --deadline-drain. After SIGTERM it
     goes on accepting for the drain's delay, so that balancers can hear of it. A second signal cancels all at once.
+
+    With --workers, SIGHUP replaces the workers, one after another, and no request is lost; the new ones take up new
+    code and new certificates. One that dies is replaced.
     """
+    inheritance = Inheritance.taken_from(os.environ)
+    descriptors = take_descriptors(os.environ, os.getpid()) if inheritance is None else inheritance.activated
     config = Config(
         listen=tuple(
             dataclasses.replace(address, proxy_protocol=proxy_protocol)
-            for address in addresses(host, port, unix, take_descriptors(os.environ, os.getpid()))
+            for address in addresses(host, port, unix, descriptors)
         ),
         limits=Limits(**chosen(numbers, "limit_")),
         deadlines=Deadlines(**chosen(numbers, "deadline_")),
@@ -323,7 +339,12 @@ def run(  # noqa: PLR0917 - click passes options by name
         forwarded_fields=ForwardedFields(forwarded_fields),
         access_log=access_log,
     )
-    run_server(load(app), config, app)
+    if inheritance is not None:
+        run_worker(app, config, inheritance)
+    elif workers is not None:
+        run_supervisor(workers, config, app)
+    else:
+        run_server(load(app), config, app)
 
 
 def tree(directory: str) -> Any:
@@ -375,7 +396,7 @@ def routes(app: str) -> None:
     for line in aligned([columns(route.registration) for route in application.routes]):
         click.echo(line)
     if not application.routes:
-        click.echo(f"trioserve: {app} has no routes", err=True)
+        say(f"{app} has no routes")
 
 
 def columns(registration: Registration) -> tuple[str, ...]:
@@ -487,8 +508,69 @@ def run_server(
         ConfigError: an address cannot be listened on.
     """
     log_to_console()
+    _run(serve_until_signal, application, config, name, greet)
+
+
+def run_worker(app: str, config: Config, inheritance: Inheritance) -> None:
+    """Serve the application MODULE:ATTR until the supervisor says otherwise; as `run_server` in all else."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A line is one write, also with PYTHONUNBUFFERED: so the lines of several workers do not mix.
+            stream.reconfigure(line_buffering=True, write_through=False)
+    application = load(app)
+    log_to_console()
+    config = dataclasses.replace(config, listen=inheritance.addresses(config.listen))
+    _run(serve_as_worker, application, config, inheritance)
+
+
+def run_supervisor(size: int, config: Config, name: str) -> NoReturn:
+    """Serve by worker processes until a signal comes, and exit.
+
+    Raises:
+        ConfigError: an address cannot be listened on.
+    """
+    log_to_console()
+    notifier = Notifier(os.environ)
+
+    def tell(news: News, bound: tuple[Address, ...]) -> None:
+        match news:
+            case News.COMPLETE:
+                workers = "a worker" if size == 1 else f"{size} workers"
+                say(f"serving {name} on {', '.join(map(str, bound))} with {workers} (Ctrl-C to stop)")
+                notifier.ready()
+            case News.RESTARTING:
+                say("restarting the workers, one after another")
+                notifier.reloading()
+            case News.RESTARTED:
+                say("all workers were restarted")
+                notifier.ready()
+            case News.RESTART_FAILED:
+                say("the restart was given up; the old workers go on")
+                notifier.ready()
+            case News.STOPPING:
+                say(DRAINING)
+                notifier.stopping()
+            case News.HURRYING:
+                say(STOPPING)
+            case News.WAITING:
+                say(WAITING)
+
+    sys.exit(_run(Supervisor(size, config, same_command(), tell=tell, say=say).run))
+
+
+DRAINING = "draining; signal again to stop at once"
+STOPPING = "stopping"
+WAITING = "stopping; waiting for handlers that clean up"
+
+
+def say(text: str) -> None:
+    """One line for whoever has started us."""
+    click.echo(f"trioserve: {text}", err=True)
+
+
+def _run(function: Callable[..., Awaitable[T]], *args: Any) -> T:
     try:
-        trio.run(serve_until_signal, application, config, name, greet)
+        return trio.run(function, *args)
     except BaseExceptionGroup as group:
         # The server runs in a nursery; a port in use comes out of it like this.
         if isinstance(failed := sole(group), StartError):
@@ -516,7 +598,7 @@ class StartError(Exception):
         self.error.__notes__ = []  # it is said below
         traceback.print_exception(self.error.with_traceback(trace or self.error.__traceback__))
         text = " ".join(f"{what}: {type(self.error).__name__}: {self.error}".split())
-        click.echo(f"trioserve: {text}", err=True)
+        say(text)
 
 
 def first_of(group: BaseExceptionGroup[ConfigError]) -> ConfigError:
@@ -548,49 +630,102 @@ def _handler(stream: Any, form: str) -> logging.Handler:
     return handler
 
 
+class Serving:
+    """A server that runs, and is told how to end."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._drain, self._hasten = trio.Event(), trio.Event()
+
+    async def start(self, application: Application, config: Config) -> tuple[Address, ...]:
+        """Start it in the nursery; returns the bound addresses.
+
+        Raises:
+            StartError: the application failed.
+            ConfigError: an address cannot be listened on.
+        """
+        run = functools.partial(serve, application, config, drain=self._drain, hasten=self._hasten)
+        try:
+            bound: tuple[Address, ...] = await self._nursery.start(run)
+        except Exception as error:
+            if isinstance(sole(error), ConfigError):
+                raise
+            raise StartError(error) from None
+        return bound
+
+    @property
+    def drains(self) -> bool:
+        """True from the first order on."""
+        return self._drain.is_set()
+
+    @property
+    def stops(self) -> bool:
+        """True from STOP on."""
+        return self._nursery.cancel_scope.cancel_called
+
+    def obey(self, order: Order) -> None:
+        """Begin to end. A weaker order than one before has no effect."""
+        match order:
+            case Order.DRAIN:
+                self._drain.set()
+            case Order.HASTEN:
+                self._hasten.set()
+                self._drain.set()
+            case Order.STOP:
+                self._nursery.cancel_scope.cancel(reason="told to stop at once")
+
+
 async def serve_until_signal(
     application: Application, config: Config, name: str, greet: Callable[[tuple[Address, ...]], None]
 ) -> None:
     """Serve until the first signal, then drain; cancel at the second."""
-    drain, hasten, notifier = trio.Event(), trio.Event(), Notifier(os.environ)
+    notifier = Notifier(os.environ)
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as outer:
-            async with trio.open_nursery() as serving:
-                try:
-                    bound = await serving.start(
-                        lambda task_status: serve(
-                            application, config, drain=drain, hasten=hasten, task_status=task_status
-                        )
-                    )
-                except Exception as error:
-                    if isinstance(sole(error), ConfigError):
-                        raise
-                    raise StartError(error) from None
-                outer.start_soon(_obey, signals, drain, hasten, serving.cancel_scope, notifier)
-                click.echo(f"trioserve: serving {name} on {', '.join(map(str, bound))} (Ctrl-C to stop)", err=True)
+            async with trio.open_nursery() as nursery:
+                serving = Serving(nursery)
+                bound = await serving.start(application, config)
+                outer.start_soon(_obey_signals, signals, serving, notifier)
+                say(f"serving {name} on {', '.join(map(str, bound))} (Ctrl-C to stop)")
                 notifier.ready()
                 greet(bound)
             # The signals are listened to until all has unwound; one that nobody took would strike when we let go.
             outer.cancel_scope.cancel(reason="the server has stopped")
 
 
-async def _obey(
-    signals: AsyncIterator[int],
-    drain: trio.Event,
-    hasten: trio.Event,
-    serving: trio.CancelScope,
-    notifier: Notifier,
-) -> None:
+async def _obey_signals(signals: AsyncIterator[int], serving: Serving, notifier: Notifier) -> None:
     """The first signal drains, the second cancels, and after that only handlers that clean up are waited for."""
     async for number in signals:
-        if not drain.is_set():
-            drain.set()
-            if number == signal.SIGINT:
-                hasten.set()  # somebody sits and waits; no balancer sends that
+        if not serving.drains:
+            # Who presses Ctrl-C sits and waits; no balancer is to be told.
+            serving.obey(Order.HASTEN if number == signal.SIGINT else Order.DRAIN)
             notifier.stopping()
-            click.echo("trioserve: draining; signal again to stop at once", err=True)
-        elif not serving.cancel_called:
-            serving.cancel(reason="second signal")
-            click.echo("trioserve: stopping", err=True)
+            say(DRAINING)
+        elif not serving.stops:
+            serving.obey(Order.STOP)
+            say(STOPPING)
         else:
-            click.echo("trioserve: stopping; waiting for handlers that clean up", err=True)
+            say(WAITING)
+
+
+async def serve_as_worker(application: Application, config: Config, inheritance: Inheritance) -> None:
+    """Serve until the supervisor says otherwise, or is gone; a signal drains, however often it comes."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with Link(inheritance.link) as link, trio.open_nursery() as outer:
+            async with trio.open_nursery() as nursery:
+                serving = Serving(nursery)
+                await serving.start(application, config)
+                outer.start_soon(_obey_supervisor, link, serving)
+                outer.start_soon(_drain_at_signals, signals, serving)
+                await link.say_ready()
+            outer.cancel_scope.cancel(reason="the server has stopped")
+
+
+async def _obey_supervisor(link: Link, serving: Serving) -> None:
+    async for order in link.orders():
+        serving.obey(order)
+
+
+async def _drain_at_signals(signals: AsyncIterator[int], serving: Serving) -> None:
+    async for _ in signals:
+        serving.obey(Order.DRAIN)

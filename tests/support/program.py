@@ -27,6 +27,7 @@ class Program:
         self.stdout: list[str] = []
         self.stderr: list[str] = []
         self._printed = trio.lowlevel.ParkingLot()
+        self._streams = 2
 
     async def collect(self, stream: trio.abc.ReceiveStream, lines: list[str]) -> None:
         text = ""
@@ -36,13 +37,21 @@ class Program:
             lines += complete
             self._printed.unpark_all()
         assert text == "", "the last line is complete"
+        self._streams -= 1
+        self._printed.unpark_all()
 
     async def line(self, start: str) -> str:
         """The first line that begins like this, as soon as it is printed."""
+        (line,) = await self.lines(start, 1)
+        return line
+
+    async def lines(self, start: str, count: int) -> list[str]:
+        """The first `count` lines that begin like this, as soon as they are printed."""
         while True:
-            for line in self.stdout + self.stderr:
-                if line.startswith(start):
-                    return line
+            found = [line for line in self.stdout + self.stderr if line.startswith(start)]
+            if len(found) >= count:
+                return found[:count]
+            assert self._streams, f"it has ended without printing {start!r}: {self.stdout} {self.stderr}"
             await self._printed.park()
 
     async def address(self) -> str:

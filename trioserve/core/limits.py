@@ -123,6 +123,9 @@ class Deadlines:
     unwind: float = 5.0
     # One call of the on_abandoned hook.
     hook: float = 5.0
+    # With --workers: for a worker to be ready, from its process's start to the end of its lifespans' start. As long as
+    # systemd waits for a service. One that loads a large model may need more.
+    start: float = 90.0
     # From the order to stop, readiness is refused and connections end with their next answer, but accepting goes on for
     # so long, until whoever sends us clients has heard of it. The `sleep 5` that people write into a preStop hook of
     # Kubernetes, which tells its balancers and its pods at the same moment. 0: nobody needs to hear.

@@ -35,14 +35,18 @@ class TcpAddress:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port {self.port} is not from 0 to 65535")
-        if self.tls is not None and not isinstance(self.tls, ssl.SSLContext):
-            raise ConfigError(f"tls={self.tls!r} is no ssl.SSLContext; make one with tls_context(certificate, key)")
-        if self.tls is not None and self.tls.protocol is ssl.PROTOCOL_TLS_CLIENT:
-            raise ConfigError("tls is an ssl.SSLContext for clients; make one with tls_context(certificate, key)")
+        _check_tls(self.tls)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'http' if self.tls is None else 'https'}://{host}:{self.port}"
+
+
+def _check_tls(tls: ssl.SSLContext | None) -> None:
+    if tls is not None and not isinstance(tls, ssl.SSLContext):
+        raise ConfigError(f"tls={tls!r} is no ssl.SSLContext; make one with tls_context(certificate, key)")
+    if tls is not None and tls.protocol is ssl.PROTOCOL_TLS_CLIENT:
+        raise ConfigError("tls is an ssl.SSLContext for clients; make one with tls_context(certificate, key)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +79,27 @@ class OpenSocket:
     It is the server's from now on, and closed by it. The path of a Unix socket is left to whoever has made it.
 
     Args:
+        tls: as for `TcpAddress`; not for Unix sockets.
         proxy_protocol: as for `TcpAddress`.
 
     Raises:
-        ConfigError: the descriptor is negative.
+        ConfigError: the descriptor is negative, or `tls` is no context for servers.
     """
 
     descriptor: int
+    tls: ssl.SSLContext | None = field(default=None, kw_only=True)
     proxy_protocol: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.descriptor < 0:
             raise ConfigError(f"{self.descriptor} is no descriptor")
+        _check_tls(self.tls)
+
+    @classmethod
+    def like(cls, address: Address, descriptor: int) -> OpenSocket:
+        """What was opened for an address, with all that the address asks for."""
+        tls = None if isinstance(address, UnixAddress) else address.tls
+        return cls(descriptor, tls=tls, proxy_protocol=address.proxy_protocol)
 
     def __str__(self) -> str:
         return f"descriptor {self.descriptor}"

@@ -146,11 +146,21 @@ def _remove_stale(path: str) -> None:
 
 def close_listener(listener: Listener) -> None:
     """Stop listening; a Unix socket's path is removed. Idempotent."""
+    if listener.socket.fileno() != -1:
+        leave_listener(listener)
+        remove_file(listener)
+
+
+def leave_listener(listener: Listener) -> None:
+    """Close the socket in this process; others that have it still listen. Idempotent."""
+    if listener.socket.fileno() != -1:
+        trio.lowlevel.notify_closing(listener.socket)
+        listener.socket.close()
+
+
+def remove_file(listener: Listener) -> None:
+    """Remove the path of a Unix socket that we have made. Only once: another server may make a file there."""
     sock, address = listener.socket, listener.address
-    if sock.fileno() == -1:
-        return
-    trio.lowlevel.notify_closing(sock)
-    sock.close()
     if isinstance(sock, _UnixListener) and isinstance(address, UnixAddress):
         sock.remove_file(Path(address.path))
 
@@ -164,10 +174,11 @@ def bound(address: Address, sock: socket.socket) -> Address:
             host, port, *_ = sock.getsockname()
             return dataclasses.replace(address, host=host, port=port)
         case OpenSocket() if sock.family == socket.AF_UNIX:
+            # Without TLS, as every Unix socket: whoever is at its other end is on this machine.
             return UnixAddress(_path(sock), proxy_protocol=address.proxy_protocol)
         case OpenSocket():
             host, port, *_ = sock.getsockname()
-            return TcpAddress(host, port, proxy_protocol=address.proxy_protocol)
+            return TcpAddress(host, port, tls=address.tls, proxy_protocol=address.proxy_protocol)
 
 
 def _path(sock: socket.socket) -> str:
