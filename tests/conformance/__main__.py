@@ -14,7 +14,15 @@ import trio
 import trio.testing
 
 from tests.conformance.corpus import LEVELS, Case, by_section, corpus
-from tests.conformance.playing import differences, every_split, in_memory, on_sockets, play_on_socket, ways
+from tests.conformance.playing import (
+    all_differences,
+    differences,
+    every_split,
+    in_memory,
+    on_sockets,
+    play_on_socket,
+    ways,
+)
 
 Unmet = Mapping[str, Sequence[str]]
 """What was found, by the id of the case."""
@@ -45,8 +53,7 @@ def main() -> int:
 
 async def _in_memory(case: Case) -> list[str]:
     async with in_memory(case) as stage:
-        seen = await stage.play(case, ways(case) | every_split(case))
-    return [f"{way}: {text}" for way, each in seen.items() for text in differences(case, each)]
+        return all_differences(case, await stage.play(case, ways(case) | every_split(case)))
 
 
 async def _on_socket(case: Case) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Protocol
 import trio
 import trio.testing
 
-from tests.conformance.answers import Answer, Asked, WrongAnswer, read_answers
+from tests.conformance.answers import Answer, WrongAnswer, read_answers
 from tests.conformance.application import Served, application
 from tests.conformance.corpus import Case, Expected
 from trioserve import Config, Limits, TcpAddress, serve
@@ -74,9 +74,8 @@ def _random_split(piece: bytes, draw: random.Random) -> Iterator[bytes]:
 
 def differences(case: Case, seen: Seen) -> list[str]:
     """In what the connection differs from what the case expects; empty if in nothing."""
-    asked = (*case.asked, *[Asked("GET", "1.1")] * (len(case.answers) - len(case.asked)))
     try:
-        answers = read_answers(seen.received, asked)
+        answers = read_answers(seen.received, case.asked)
     except WrongAnswer as error:
         return [str(error)]
     expected = list(case.answers)
@@ -91,6 +90,18 @@ def differences(case: Case, seen: Seen) -> list[str]:
     by_handlers = sum(answer.status < 400 or answer.status == 500 for answer in answers)
     if seen.served > by_handlers:
         found.append(f"{seen.served} handlers were given a request, and {by_handlers} answered one")
+    return found
+
+
+def all_differences(case: Case, seen: Mapping[str, Seen]) -> list[str]:
+    """In what a case that was sent in several ways differs from what it expects, and its ways from each other."""
+    found = [f"{way}: {text}" for way, each in seen.items() for text in differences(case, each)]
+    if not found:
+        codes = {
+            way: [answer.status for answer in read_answers(each.received, case.asked)] for way, each in seen.items()
+        }
+        if len(set(map(tuple, codes.values()))) > 1:
+            found.append(f"how the bytes come makes a difference: {codes}")
     return found
 
 

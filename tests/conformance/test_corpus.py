@@ -7,6 +7,7 @@ import trio.testing
 
 from tests.conformance.corpus import Case, corpus
 from tests.conformance.playing import (
+    all_differences,
     differences,
     every_split,
     first_of_each,
@@ -28,17 +29,13 @@ def named(cases):
 @pytest.mark.parametrize("case", named(CASES))
 async def test_in_memory(autojump_clock: trio.testing.MockClock, case: Case) -> None:
     async with in_memory(case) as stage:
-        seen = await stage.play(case, ways(case))
-
-    assert {way: found for way, each in seen.items() if (found := differences(case, each))} == {}
+        assert all_differences(case, await stage.play(case, ways(case))) == []
 
 
 @pytest.mark.parametrize("case", named(SPLIT))
 async def test_split_at_each_byte(autojump_clock: trio.testing.MockClock, case: Case) -> None:
     async with in_memory(case) as stage:
-        seen = await stage.play(case, every_split(case))
-
-    assert {way: found for way, each in seen.items() if (found := differences(case, each))} == {}
+        assert all_differences(case, await stage.play(case, every_split(case))) == []
 
 
 @pytest.mark.parametrize("case", named(on_sockets(CASES)))

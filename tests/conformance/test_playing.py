@@ -8,7 +8,7 @@ import pytest
 
 from tests.conformance import corpus as form
 from tests.conformance.corpus import BadCase, Case, Expected, corpus, message
-from tests.conformance.playing import Seen, differences, every_split, ways
+from tests.conformance.playing import Seen, all_differences, differences, every_split, ways
 
 DATE = b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
 HELLO = b"HTTP/1.1 200 OK\r\n" + DATE + b"Content-Length: 5\r\n\r\nhello"
@@ -171,3 +171,13 @@ def test_what_is_as_it_must_be_differs_in_nothing(those, seen):
 @pytest.mark.parametrize(("those", "seen"), UNMET.values(), ids=UNMET)
 def test_what_is_otherwise_is_told(those, seen):
     assert differences(those, seen) != []
+
+
+def test_ways_that_get_different_answers_are_told():
+    """Also where each of these answers is allowed."""
+    refusal, other = Seen(REFUSAL, "FIN", 0), Seen(REFUSAL.replace(b"400", b"501"), "FIN", 0)
+    those = case(b"x", answers=REFUSED)
+
+    assert all_differences(those, {"whole": refusal, "byte by byte": refusal}) == []
+    assert all_differences(those, {"whole": other, "byte by byte": other}) == []
+    assert all_differences(those, {"whole": refusal, "byte by byte": other}) != []
