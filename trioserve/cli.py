@@ -40,6 +40,7 @@ from trioserve.core.limits import MAY_BE_ZERO, Deadlines, Limits
 from trioserve.core.status import StatusChange
 from trioserve.failures import sole
 from trioserve.observe.access_log import ACCESS_LOGGER
+from trioserve.server.certificates import tls_context
 from trioserve.server.config import (
     Address,
     Config,
@@ -244,6 +245,24 @@ def addresses(
     )
 
 
+def with_tls(certificate: Path | None, key: Path | None, listen: tuple[Address, ...]) -> tuple[Address, ...]:
+    """The same addresses, with TLS at all that are no paths of Unix sockets, if there is a certificate.
+
+    Raises:
+        ConfigError: there is nothing to speak it at, or the files are wrong.
+    """
+    if certificate is None:
+        if key is not None:
+            raise ConfigError("--tls-key without --tls-certificate; give both")
+        return listen
+    if all(isinstance(address, UnixAddress) for address in listen):
+        raise ConfigError("--tls-certificate, but Unix sockets are served in the clear; give a --host or --port too")
+    tls = tls_context(certificate, key)
+    return tuple(
+        address if isinstance(address, UnixAddress) else dataclasses.replace(address, tls=tls) for address in listen
+    )
+
+
 # Commands
 
 
@@ -295,6 +314,16 @@ def addresses(
     show_default=True,
     help="Where a trusted proxy says it. With either, a request that has both kinds is refused.",
 )
+@option(
+    "--tls-certificate",
+    type=click.Path(path_type=Path),
+    help="PEM file with the certificate, and the intermediate ones behind it; then TLS, but at Unix sockets.",
+)
+@option(
+    "--tls-key",
+    type=click.Path(path_type=Path),
+    help="PEM file with the certificate's key.  [default: the certificate's file]",
+)
 @option("--access-log/--no-access-log", default=True, show_default=True, help="One line an exchange, on stdout.")
 @number_options(Deadlines, "deadline", seconds)
 @number_options(Limits, "limit", number)
@@ -308,6 +337,8 @@ def run(  # noqa: PLR0917 - click passes options by name
     hangup_news: str,
     trusted_proxy: tuple[str, ...],
     forwarded_fields: str,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
     *,
     proxy_protocol: bool,
     access_log: bool,
@@ -327,9 +358,13 @@ def run(  # noqa: PLR0917 - click passes options by name
     inheritance = Inheritance.taken_from(os.environ)
     descriptors = take_descriptors(os.environ, os.getpid()) if inheritance is None else inheritance.activated
     config = Config(
-        listen=tuple(
-            dataclasses.replace(address, proxy_protocol=proxy_protocol)
-            for address in addresses(host, port, unix, descriptors)
+        listen=with_tls(
+            tls_certificate,
+            tls_key,
+            tuple(
+                dataclasses.replace(address, proxy_protocol=proxy_protocol)
+                for address in addresses(host, port, unix, descriptors)
+            ),
         ),
         limits=Limits(**chosen(numbers, "limit_")),
         deadlines=Deadlines(**chosen(numbers, "deadline_")),

@@ -43,15 +43,18 @@ class TcpAddress:
 
 
 def _check_tls(tls: ssl.SSLContext | None) -> None:
+    what = None
     if tls is not None and not isinstance(tls, ssl.SSLContext):
-        raise ConfigError(f"tls={tls!r} is no ssl.SSLContext; make one with tls_context(certificate, key)")
-    if tls is not None and tls.protocol is ssl.PROTOCOL_TLS_CLIENT:
-        raise ConfigError("tls is an ssl.SSLContext for clients; make one with tls_context(certificate, key)")
+        what = f"{tls!r}, no ssl.SSLContext"
+    elif tls is not None and tls.protocol is ssl.PROTOCOL_TLS_CLIENT:
+        what = "an ssl.SSLContext for clients"
+    if what is not None:
+        raise ConfigError(f"tls is {what}; make one with tls_context(certificate, key)")
 
 
 @dataclass(frozen=True, slots=True)
 class UnixAddress:
-    """The path of a Unix socket to listen on. It is made at the start and removed at the end.
+    """The path of a Unix socket to listen on, in the clear. It is made at the start and removed at the end.
 
     Args:
         proxy_protocol: every connection must begin with a PROXY protocol header, version 1 or 2; without it none may.
@@ -79,7 +82,7 @@ class OpenSocket:
     It is the server's from now on, and closed by it. The path of a Unix socket is left to whoever has made it.
 
     Args:
-        tls: as for `TcpAddress`; not for Unix sockets.
+        tls: as for `TcpAddress`; a Unix socket is not served with it.
         proxy_protocol: as for `TcpAddress`.
 
     Raises:

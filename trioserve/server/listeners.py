@@ -52,7 +52,7 @@ async def _open(address: Address, backlog: int) -> list[socket.socket]:
             case UnixAddress():
                 return [_open_unix(address.path, backlog)]
             case OpenSocket():
-                return [_take_over(address.descriptor)]
+                return [_take_over(address)]
     except (OSError, UnicodeError) as error:  # UnicodeError: a host name that the DNS cannot have
         raise ConfigError(f"cannot listen on {address}: {_why(error)}") from error
 
@@ -101,11 +101,14 @@ def _open_unix(path: str, backlog: int) -> _UnixListener:
     return listener
 
 
-def _take_over(descriptor: int) -> socket.socket:
-    listener = socket.socket(fileno=descriptor)
+def _take_over(address: OpenSocket) -> socket.socket:
+    listener = socket.socket(fileno=address.descriptor)
     if not _listens(listener):
         listener.detach()  # it is not ours
         raise OSError(errno.EINVAL, "this is no stream socket of the internet or Unix that listens")
+    if address.tls is not None and listener.family == socket.AF_UNIX:
+        listener.detach()
+        raise OSError(errno.EINVAL, "this is a Unix socket, and those are served without TLS")
     listener.set_inheritable(False)
     listener.settimeout(0)
     return listener
