@@ -10,6 +10,9 @@ from typing import Any
 import trio
 import trustme
 
+from tests.support.client import Client
+from tests.support.server import Running
+from tests.support.sockets import PATIENCE, reset
 from trioserve import tls_context
 
 RECORD = 16_384
@@ -53,10 +56,10 @@ def client_context(version: ssl.TLSVersion | None = None) -> ssl.SSLContext:
 class TlsClient:
     """The client's end of TLS over a trio stream, which may be a socket's or one in memory."""
 
-    def __init__(self, below: Any, context: ssl.SSLContext, *, name: str = "test") -> None:
+    def __init__(self, below: Any, context: ssl.SSLContext, *, session: ssl.SSLSession | None = None) -> None:
         self.below = below
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=name)
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname="test", session=session)
         self._unsent = b""
         self._plain = bytearray()
         self.ended = False
@@ -154,3 +157,32 @@ class TlsClient:
 
     async def aclose(self) -> None:
         await self.below.aclose()
+
+
+async def secure(server: Running, context: ssl.SSLContext | None = None) -> SecureClient:
+    """A new client of the server's first address, after the handshake."""
+    client = await server.connect()
+    tls = TlsClient(client.stream, context or client_context())
+    with trio.fail_after(PATIENCE):
+        await tls.handshake()
+    return SecureClient(tls)
+
+
+class SecureClient(Client):
+    """One connection to a server, over TLS."""
+
+    stream: TlsClient
+
+    @property
+    def socket(self) -> trio.socket.SocketType:
+        return self.stream.below.socket
+
+    def say_goodbye(self) -> None:
+        """Send close_notify, and no FIN."""
+        self.stream.say_goodbye()
+
+    def reset(self) -> None:
+        reset(self.socket)
+
+    def close(self) -> None:
+        self.socket.close()

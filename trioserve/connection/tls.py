@@ -34,7 +34,7 @@ from trioserve.connection.transport import HungUp, OnBytes, OnHangup, Transport,
 from trioserve.core.errors import ResponseError
 from trioserve.core.lifecycle import Cause
 from trioserve.core.messages import FileSlice
-from trioserve.core.records import ClientAddress
+from trioserve.core.records import ClientAddress, written
 
 _log = logging.getLogger("trioserve.error")
 
@@ -172,7 +172,7 @@ class TlsTransport:
         return b"".join(records)
 
     def _broke(self, why: str) -> None:
-        _log.debug("TLS with %s broke: %s", self.client or "a Unix socket", why)
+        _log.debug("TLS with %s broke: %s", written(self.client), why)
         self._end = Cause.TLS_ERROR
 
     def _send_control(self) -> None:

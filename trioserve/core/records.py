@@ -14,6 +14,15 @@ from trioserve.core.messages import Headers
 ClientAddress = tuple[str, int]
 
 
+def written(client: ClientAddress | None) -> str:
+    """A client as it is written in logs: host:port, the port only if it is known; "-" on a Unix socket."""
+    if client is None:
+        return "-"
+    host, port = client
+    host = f"[{host}]" if ":" in host else host
+    return f"{host}:{port}" if port else host  # a proxy often does not say the port
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completed:
     """The response was handed whole to the transport before any departure was noticed."""

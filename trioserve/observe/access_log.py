@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 
-from trioserve.core.records import Abandoned, Completed, Record
+from trioserve.core.records import Abandoned, Completed, Record, written
 
 ACCESS_LOGGER = "trioserve.access"
 
@@ -40,19 +40,13 @@ class AccessLog:
 
 def line_of(record: Record, status: int) -> str:
     """What both kinds of record have in common."""
-    client = _address(*record.client) if record.client else "-"
     request = "-"
     if record.method is not None:
         # The engine lets no control character pass; a quote would end the request line early for whoever parses it.
         target = (record.target or "").replace('"', "%22")
         request = f"{record.method} {target} HTTP/{record.http_version}"
     size = record.response_body_bytes
-    return f'{client} "{request}" {status} {size}B {_milliseconds(record.duration)}'
-
-
-def _address(host: str, port: int) -> str:
-    host = f"[{host}]" if ":" in host else host
-    return f"{host}:{port}" if port else host  # a proxy often does not say the port
+    return f'{written(record.client)} "{request}" {status} {size}B {_milliseconds(record.duration)}'
 
 
 def _milliseconds(seconds: float) -> str:

@@ -25,7 +25,7 @@ from trioserve.connection.tls import HandshakeError, TlsTransport
 from trioserve.connection.transport import HungUp, Transport
 from trioserve.core.lifecycle import Cause
 from trioserve.core.proxy_protocol import ProxyHeaderError, parse_proxy_header
-from trioserve.core.records import ClientAddress
+from trioserve.core.records import ClientAddress, written
 from trioserve.observe.reporter import ERROR_LOGGER
 from trioserve.server.config import Address, TcpAddress
 
@@ -82,7 +82,7 @@ class Opening:
             if self._stopped:
                 why = "the server stops"
         self._transport.close()
-        _log.debug("closed a connection from %s at its opening: %s", self._transport.client or "a Unix socket", why)
+        _log.debug("closed a connection from %s at its opening: %s", written(self._transport.client), why)
         return None
 
     async def _open(self) -> None:
