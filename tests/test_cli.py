@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.support.program import command, finished, trioserve
+from tests.support.program import Program, command, finished, trioserve
+from tests.support.tls import TlsClient, client_context, write_certificate
 from trioserve import Deadlines, Limits
 from trioserve.cli import main
 
@@ -213,6 +214,59 @@ async def test_the_proxy_protocol_is_asked_for_at_every_address(behind):
         stream = await program.connect()
         await stream.send_all(request("GET", "/"))
         assert await everything(stream) == b""
+
+
+# TLS
+
+
+@pytest.fixture
+def certified(shop):
+    """The shop, with the files of a certificate and of its key."""
+    write_certificate(shop)
+    return shop
+
+
+async def secure_answer(program: Program, data: bytes) -> str:
+    stream = TlsClient(await program.connect(), client_context())
+    await stream.handshake()
+    await stream.send_all(data)
+    received = b""
+    while part := await stream.receive_some():
+        received += part
+    await stream.aclose()
+    head, _, body = received.decode().partition("\r\n\r\n")
+    return f"{head.splitlines()[0]} {body}".rstrip()
+
+
+async def test_with_a_certificate_it_serves_over_tls_and_unix_sockets_in_the_clear(certified):
+    options = ["--tls-certificate", "certificate.pem", "--tls-key", "key.pem", "--port", "0", "--unix", "s"]
+    async with trioserve("run", "shop:app", *options, cwd=certified) as program:
+        line = await program.line("trioserve: serving")
+        assert re.search(r" on https://127\.0\.0\.1:\d+, unix:s ", line)
+        assert await secure_answer(program, request("GET", "/hello", CLOSE)) == "HTTP/1.1 200 OK hello"
+        stream = await trio.open_unix_socket(certified / "s")
+        assert await answer(stream, request("GET", "/hello", CLOSE)) == "HTTP/1.1 200 OK hello"
+
+
+async def test_the_certificate_may_be_said_in_the_environment_and_have_its_key_with_it(certified):
+    names = ["certificate.pem", "key.pem"]
+    (certified / "both.pem").write_text("".join((certified / name).read_text() for name in names))
+    variables = {"TRIOSERVE_TLS_CERTIFICATE": "both.pem", "TRIOSERVE_PORT": "0"}
+    async with trioserve("run", "shop:app", cwd=certified, **variables) as program:
+        assert await secure_answer(program, request("GET", "/hello", CLOSE)) == "HTTP/1.1 200 OK hello"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--tls-key", "key.pem"], ["--tls-key without --tls-certificate"]),
+        (["--tls-certificate", "certificate.pem"], ["no private key", "certificate.pem"]),
+        (["--tls-certificate", "missing.pem"], ["cannot read missing.pem"]),
+        (["--tls-certificate", "certificate.pem", "--tls-key", "key.pem", "--unix", "s"], ["in the clear", "--host"]),
+    ],
+)
+def test_a_mistake_about_certificates_is_one_clear_line(certified, options, words):
+    assert_one_clear_line(finished("run", "shop:app", *options, cwd=certified), *words)
 
 
 # Signals

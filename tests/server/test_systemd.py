@@ -12,6 +12,7 @@ import pytest
 from tests.support import connect, happens, start
 from tests.support.logs import errors
 from tests.support.program import trioserve
+from tests.support.tls import secure, server_context
 from trioserve import App, Config, ConfigError, OpenSocket, TcpAddress, UnixAddress, serve
 from trioserve.server.systemd import Notifier, take_descriptors
 
@@ -82,6 +83,24 @@ async def test_the_path_of_an_open_unix_socket_is_left_to_its_maker(nursery, tmp
     server.drain.set()
     await happens(server.ended.wait())
     assert (tmp_path / "s").exists()
+
+
+async def test_an_open_socket_may_be_served_over_tls(nursery):
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    server = await start(nursery, hello(), listen=(OpenSocket(listener.detach(), tls=server_context()),))
+
+    assert server.url.startswith("https://")
+    assert (await (await secure(server)).get()).body == b"hello"
+
+
+async def test_an_open_unix_socket_is_not(tmp_path):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        with pytest.raises(ConfigError, match="Unix socket, and those are served without TLS"):
+            await serve(hello(), Config(listen=(OpenSocket(listener.fileno(), tls=server_context()),)))
+        assert os.fstat(listener.fileno())
 
 
 def not_listening() -> socket.socket:

@@ -56,7 +56,7 @@ class Program:
 
     async def address(self) -> str:
         """The first address that it serves."""
-        return re.search(r" on (http://[^, ]+)", await self.line("trioserve: serving"))[1]
+        return re.search(r" on (https?://[^, ]+)", await self.line("trioserve: serving"))[1]
 
     async def port(self) -> int:
         return int((await self.address()).rpartition(":")[2])
