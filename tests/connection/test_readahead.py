@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -12,7 +13,8 @@ import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tests.support import Ear, happens, reset, something_arrives, tcp_pair
-from trioserve.connection.readahead import READ_AHEAD, ReadAhead
+from trioserve.connection.hangup import HangupWatch, current_hangup_watch
+from trioserve.connection.readahead import READ_AHEAD, ReadAhead, WatchedReadAhead
 from trioserve.connection.spool import RECEIVE_SIZE, Budget, Spool
 from trioserve.connection.transport import HungUp, Interrupted, SocketTransport
 from trioserve.core.lifecycle import Cause
@@ -20,18 +22,24 @@ from trioserve.core.lifecycle import Cause
 
 @asynccontextmanager
 async def connected(
-    *, spool: float = math.inf, spools: Budget | None = None, allowance: int = 0, receive_buffer: int | None = None
+    *,
+    spool: float = math.inf,
+    spools: Budget | None = None,
+    allowance: int = 0,
+    receive_buffer: int | None = None,
+    watch: HangupWatch | None = None,
 ) -> AsyncIterator[tuple[ReadAhead, socket.socket]]:
-    """A transport whose pump runs, and its client's socket."""
+    """A transport whose pump runs, beside the watch if there is one, and its client's socket."""
     with tcp_pair(receive_buffer=receive_buffer) as (server, client):
         below = SocketTransport(
             server,
             client.getsockname(),
-            watch=None,
+            watch=watch,
             spool=Spool(math.inf, Budget(math.inf)),
             receive_buffers=Budget(math.inf),
         )
-        transport = ReadAhead(below, Spool(spool, spools or Budget(math.inf), allowance))
+        kind = ReadAhead if watch is None else WatchedReadAhead
+        transport = kind(below, Spool(spool, spools or Budget(math.inf), allowance))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(transport.pump)
             try:
@@ -395,3 +403,63 @@ async def test_the_pump_ends_by_itself_when_there_is_nothing_more_to_hear(nurser
         await happens_to(transport.pump)
 
         transport.close()
+
+
+# Beside a watch
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the hangup watch is Linux's")
+
+
+@linux_only
+async def test_beside_a_watch_a_fin_beyond_the_reach_is_told_and_met_in_its_place():
+    size, ear = READ_AHEAD + 30_000, Ear()
+    async with connected(watch=current_hangup_watch()) as (transport, client):
+        transport.watch(ear)
+        await push(client, size)
+        client.close()
+
+        assert await ear.hears(Cause.FIN)
+        assert len(await receive(transport)) == size
+        assert transport.receive_nowait() == b""
+
+
+@linux_only
+async def test_beside_a_watch_a_reset_behind_a_fin_is_told_though_the_pump_looks_for_none():
+    ear = Ear()
+    async with connected(watch=current_hangup_watch()) as (transport, client):
+        transport.watch(ear)
+        client.shutdown(socket.SHUT_WR)
+        await happens_to(transport.wait_readable)
+        await wait_all_tasks_blocked(0.01)
+        assert set(ear.heard) == {Cause.FIN}
+        ear.heard.clear()
+        reset(client)
+
+        assert await ear.hears(Cause.RESET)
+
+
+@linux_only
+async def test_beside_a_watch_what_came_before_a_reset_is_kept():
+    ear = Ear()
+    async with connected(watch=current_hangup_watch()) as (transport, client):
+        transport.watch(ear)
+        client.send(b"unread")
+        reset(client)  # before the pump has had its turn
+
+        assert await ear.hears(Cause.RESET)
+        assert transport.receive_nowait() == b"unread"
+        with pytest.raises(HungUp) as hung_up:
+            transport.receive_nowait()
+        assert hung_up.value.cause is Cause.RESET
+
+
+@linux_only
+async def test_beside_a_watch_a_pump_that_found_no_budget_goes_on_when_there_is_some_again():
+    budget = Budget(0)
+    async with connected(watch=current_hangup_watch(), spools=budget) as (transport, client):
+        client.send(b"hello")
+        await something_arrives(transport._transport._sock)
+        assert transport.receive_nowait() is None
+        budget.give_back(RECEIVE_SIZE)
+
+        assert await receive(transport, 5) == b"hello"

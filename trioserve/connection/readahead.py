@@ -221,7 +221,6 @@ class WatchedReadAhead(ReadAhead):
         if cause is not Cause.FIN:
             self._keep_the_rest()
             self._ended(cause)
-            self._wanted.set()
         elif self._end is None and self._on_hangup is not None:
             self._on_hangup(cause)  # the pump will meet it in its place
 
