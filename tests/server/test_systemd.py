@@ -94,13 +94,15 @@ async def test_an_open_socket_may_be_served_over_tls(nursery):
     assert (await (await secure(server)).get()).body == b"hello"
 
 
-async def test_an_open_unix_socket_is_not(tmp_path):
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "s"))
-        listener.listen()
-        with pytest.raises(ConfigError, match="Unix socket, and those are served without TLS"):
-            await serve(hello(), Config(listen=(OpenSocket(listener.fileno(), tls=server_context()),)))
-        assert os.fstat(listener.fileno())
+async def test_an_open_unix_socket_is_served_in_the_clear(nursery, tmp_path):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen()
+
+    server = await start(nursery, hello(), listen=(OpenSocket(listener.detach(), tls=server_context()),))
+
+    assert server.addresses == (UnixAddress(str(tmp_path / "s")),)
+    assert (await (await server.connect()).get()).body == b"hello"
 
 
 def not_listening() -> socket.socket:

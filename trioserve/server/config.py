@@ -82,7 +82,7 @@ class OpenSocket:
     It is the server's from now on, and closed by it. The path of a Unix socket is left to whoever has made it.
 
     Args:
-        tls: as for `TcpAddress`; a Unix socket is not served with it.
+        tls: as for `TcpAddress`; a Unix socket is served in the clear all the same.
         proxy_protocol: as for `TcpAddress`.
 
     Raises:

@@ -106,9 +106,6 @@ def _take_over(address: OpenSocket) -> socket.socket:
     if not _listens(listener):
         listener.detach()  # it is not ours
         raise OSError(errno.EINVAL, "this is no stream socket of the internet or Unix that listens")
-    if address.tls is not None and listener.family == socket.AF_UNIX:
-        listener.detach()
-        raise OSError(errno.EINVAL, "this is a Unix socket, and those are served without TLS")
     listener.set_inheritable(False)
     listener.settimeout(0)
     return listener
