@@ -709,6 +709,12 @@ def test_help_of_run_names_every_deadline_and_limit_with_its_default(tmp_path):
             assert float(re.search(r"\[default: (\S+)\]", after)[1]) == field.default
 
 
+def test_help_of_run_names_deadlines_and_limits_as_options(tmp_path):
+    text = "".join(finished("run", "-h", cwd=tmp_path).stdout.split())
+    assert "notcome,orbelow--limit-body-rate;then408." in text
+    assert "`" not in text
+
+
 @pytest.mark.parametrize(
     "program", [command(), [str(Path(sys.executable).with_name("trioserve"))]], ids=["module", "script"]
 )

@@ -16,6 +16,7 @@ import io
 import logging
 import math
 import os
+import re
 import signal
 import sys
 import sysconfig
@@ -127,51 +128,6 @@ port_option = option(
     "--port", type=click.IntRange(0, 65535), help=f"TCP port; 0 takes any free one.  [default: {DEFAULT_PORT}]"
 )
 
-HELP = {
-    Deadlines: {
-        "handshake": "For a connection's PROXY protocol header and TLS handshake.",
-        "head": "For a request head to arrive, from its first byte to its last.",
-        "idle": "For the next request on a connection.",
-        "body_stall": "For a body that the handler waits for and that does not come, or below --limit-body-rate.",
-        "send_stall": "For a blocked send that does not move on, or below --limit-send-rate.",
-        "queue": "For an exchange in the queue; beyond it 503.",
-        "handler": "From a handler's start to its response's end; beyond it 503.",
-        "unwind": "After which a cancelled handler that still cleans up is reported.",
-        "hook": "For one call of an on_abandoned hook.",
-        "background": "For background work, after the last exchange.",
-        "start": "For a worker (--workers) to be ready, its lifespans' start included.",
-        "drain_delay": "After SIGTERM, until no more connections are accepted.",
-        "drain": "For exchanges under way when the server stops, that delay included.",
-        "linger": "For a client to read an error answer before the close.",
-        "vanish": "For a peer that is silent because it has gone.",
-    },
-    Limits: {
-        "method": "Bytes in a method; beyond it 501.",
-        "target": "Bytes in a request target; beyond it 414.",
-        "head": "Bytes in a request head; beyond it 431.",
-        "field": "Bytes in one field line; beyond it 431.",
-        "fields": "Field lines in a request head; beyond it 431.",
-        "chunk_extensions": "Bytes of chunk extensions in a request body; beyond it 413.",
-        "body": "Bytes in a request body; beyond it 413.",
-        "form_parts": "Fields in one form; beyond it 413.",
-        "form_memory": "Bytes of a form's text, beyond it 413; and of its files, beyond it on disk.",
-        "body_rate": "Bytes a second below which a body comes too slowly.",
-        "send_rate": "Bytes a second below which a client takes its response too slowly.",
-        "unread_body": "Bytes of a body left unread that are thrown away to keep the connection.",
-        "spool": "Unread bytes of one client held in memory to see a FIN behind them.",
-        "spool_total": "The same for all clients together.",
-        "websocket_message": "Bytes in a message of a WebSocket; beyond it Close 1009.",
-        "websocket_queue": "Messages of a WebSocket that are read before the handler asks for them.",
-        "threads": "Worker threads for plain def handlers.",
-        "exchanges": "Exchanges that are handled at once; the others are queued.",
-        "queue": "Exchanges that wait for their turn; beyond it 503.",
-        "requests": "Requests on one connection.",
-        "connections": "Living connections; beyond it nobody is accepted.",
-        "connections_per_client": "Living connections of one address; beyond it they are reset.",
-        "backlog": "Connections that wait to be accepted.",
-    },
-}
-
 
 def seconds(text: str) -> float:
     """A positive number of seconds, or "inf" for ever."""
@@ -212,11 +168,20 @@ def number_options(cls: type[Limits | Deadlines], prefix: str, kind: Callable[[s
                 f"--{prefix}-{field.name.replace('_', '-')}",
                 type=seconds_or_none if field.name in MAY_BE_ZERO else kind,
                 metavar=kind.__name__.upper(),
-                help=f"{HELP[cls][field.name]}  [default: {default}]",
+                help=f"{as_options(field.metadata['what'])}  [default: {default}]",
             )(command)
         return command
 
     return add
+
+
+def as_options(text: str) -> str:
+    """What is said of a limit or a deadline, with the others named as options: --limit-head for `Limits.head`."""
+    return re.sub(
+        r"`(Limit|Deadline)s\.(\w+)`",
+        lambda match: f"--{match[1].lower()}-{match[2].replace('_', '-')}",
+        text,
+    )
 
 
 def chosen(numbers: dict[str, float | None], prefix: str) -> dict[str, float]:

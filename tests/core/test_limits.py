@@ -1,17 +1,16 @@
-"""Limits and Deadlines: what is a value, what is refused and how, and that each default has its reason beside it."""
+"""Limits and Deadlines: what is a value, what is refused and how; what is said of each; the generated page."""
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
 import math
+import re
+from pathlib import Path
 
 import pytest
 
-from trioserve.core import limits as module
 from trioserve.core.errors import ConfigError
-from trioserve.core.limits import MAY_BE_ZERO, MIN_VANISH, Deadlines, Limits
+from trioserve.core.limits import MAY_BE_ZERO, MIN_VANISH, Deadlines, Limits, as_markdown
 
 BOTH = pytest.mark.parametrize("cls", [Limits, Deadlines])
 EACH_LIMIT = pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Limits)])
@@ -75,14 +74,35 @@ def test_they_are_frozen(cls):
 
 
 @BOTH
-def test_every_default_has_its_reason_beside_it(cls):
-    source = inspect.getsource(module)
-    lines = source.splitlines()
-    [definition] = [node for node in ast.parse(source).body if getattr(node, "name", None) == cls.__name__]
-    defaults = [node for node in definition.body if isinstance(node, ast.AnnAssign)]
-    assert [node.target.id for node in defaults] == [field.name for field in dataclasses.fields(cls)]
-    for node in defaults:
-        assert lines[node.lineno - 2].lstrip().startswith("#"), f"{node.target.id} has no reason"
+def test_every_default_has_a_line_that_says_what_it_is_and_its_reason_beside_it(cls):
+    for field in dataclasses.fields(cls):
+        for text in (field.metadata["what"], field.metadata["why"]):
+            assert text.endswith("."), field.name
+            assert "|" not in text, "it stands in a table"
+
+
+def test_what_is_said_of_one_names_others_that_there_are():
+    names = {f"{cls.__name__}.{field.name}" for cls in (Limits, Deadlines) for field in dataclasses.fields(cls)}
+    named = set(re.findall(r"`((?:Limits|Deadlines)\.\w+)`", as_markdown()))
+    assert named >= {"Limits.body", "Deadlines.body_stall"}
+    assert named <= names
+
+
+def test_the_page_of_limits_is_up_to_date():
+    assert (Path(__file__).parents[2] / "docs/limits.md").read_text() == as_markdown()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "| target | 8,192 | Bytes in a request target; beyond it 414. |",
+        "| body | 1 MiB | Bytes in a request body; beyond it 413. |",
+        "| exchanges | none | Exchanges",
+        "| idle | 75 s | For the next request",
+    ],
+)
+def test_the_page_of_limits_has_each_in_its_unit(row):
+    assert f"\n{row}" in as_markdown()
 
 
 def test_a_living_peer_may_be_as_slow_to_take_data_as_send_stall_says():
