@@ -66,6 +66,7 @@ hostile: $(INSTALLED) $(PEERS)/.installed
 	$(BIN)/python -m benchmarks.slow
 	$(BIN)/python -m benchmarks.idle --peers $(PEERS)/bin/python
 	$(BIN)/python -m benchmarks.soak
+	$(BIN)/python -m benchmarks.rolling
 
 # Made anew, and not updated, so that it is what pyproject.toml says and nothing besides.
 $(INSTALLED): pyproject.toml
