@@ -17,7 +17,8 @@ from tests.support import PATIENCE, Client, Running, happens, start
 from tests.support.logs import errors
 from tests.support.memory import in_memory
 from trioserve import Abandoned, App, Cause, Deadlines, Limits, TcpAddress, UnixAddress
-from trioserve.server.admission import SAID_EVERY, SPARED, Crowd, Seldom, group_of
+from trioserve.connection.idle import SPARED
+from trioserve.server.admission import SAID_EVERY, Crowd, Seldom, group_of
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 HALF, REST = GET[:20], GET[20:]
@@ -90,6 +91,26 @@ async def test_the_connection_that_has_been_idle_for_longest_is_closed_for_who_c
     assert len(errors(caplog)) == 1
 
 
+async def test_one_that_was_at_work_when_room_was_made_is_closed_in_its_turn_when_it_is_idle(nursery, mock_clock):
+    server = await start(nursery, app_that_greets(), limits=Limits(connections=2))
+    busy = await server.ask(HALF)
+    first = await server.connect()
+    assert (await first.get()).status == 200
+    for _ in range(3):  # it is passed over, since the others make room
+        mock_clock.jump(SPARED)
+        late = await server.connect()
+        assert (await late.get()).status == 200
+        assert await first.is_closed()
+        first = late
+    await busy.send(REST)
+    assert (await busy.answer()).status == 200
+    assert (await first.get()).status == 200
+    mock_clock.jump(SPARED)
+    assert (await (await server.connect()).get()).status == 200
+    assert await busy.is_closed()
+    assert (await first.get()).status == 200
+
+
 async def test_one_that_has_been_idle_for_a_moment_only_is_spared(nursery, mock_clock):
     server = await start(nursery, app_that_greets(), limits=Limits(connections=1))
     first = await server.connect()
@@ -123,20 +144,9 @@ async def test_idle_ones_are_closed_one_by_one_for_a_crowd_that_comes(nursery, m
     crowd = [await server.ask(HALF) for _ in range(99)]
     for client in crowd:
         await client.send(REST)
-        # A pass over all finds a part of them, and the next is not made at once.
-        while not await answers(client):
-            mock_clock.jump(0.1)
+        assert (await client.answer()).status == 200
     # For 99 that came 99 have gone.
     assert (await idle[99].get()).status == 200
-
-
-async def answers(client: Client) -> bool:
-    await wait_all_tasks_blocked()
-    try:
-        client.socket._sock.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return False
-    return (await client.answer()).status == 200
 
 
 async def test_a_handler_that_runs_holds_its_connections_place_until_it_has_ended(nursery):
@@ -345,6 +355,27 @@ async def test_a_place_is_given_back_however_a_connection_ends(nursery, way, cap
         client.close()
         await wait_all_tasks_blocked()
     assert (await (await server.connect()).get("/hello")).status == 200
+
+
+async def test_place_and_turn_are_given_back_by_a_handler_that_breaks_its_own_task_too(nursery, caplog):
+    app = App()
+
+    @app.get("/mistake")
+    async def mistake() -> None:
+        await trio.open_nursery().__aenter__()
+
+    @app.get("/")
+    async def hello() -> str:
+        return "hello"
+
+    server = await start(nursery, app, limits=Limits(connections_per_client=1, connections=1, exchanges=1, queue=1))
+    for _ in range(3):
+        client = await server.ask(b"GET /mistake HTTP/1.1\r\nHost: test\r\n\r\n")
+        await happens(client.receive())
+        client.close()
+        await wait_all_tasks_blocked()
+    assert (await (await server.connect()).get()).body == b"hello"
+    assert errors(caplog), "somebody is told"
 
 
 async def test_the_client_that_a_proxy_speaks_for_is_counted_and_not_the_proxy(nursery):

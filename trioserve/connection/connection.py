@@ -108,6 +108,7 @@ class Connection:
             # What a handler leaves in context variables is not the next request's. Takes effect at the next step of the
             # scheduler, which the reader takes in any case.
             self._task.context = self._context_variables.copy()
+            self.context.idle.add(self)
             try:
                 head = await self.reader.head(patience)
             except RequestError as error:
@@ -462,6 +463,7 @@ class Connection:
             return
 
     def _close(self, exchange: ServedExchange | None) -> None:
+        self.context.idle.discard(self)
         self._handler_deadline.discard()
         self._unread_timer.discard()
         self.departure.discard()

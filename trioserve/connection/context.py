@@ -8,6 +8,7 @@ from typing import Protocol
 
 import trio
 
+from trioserve.connection.idle import IdleConnections
 from trioserve.connection.turns import Turns
 from trioserve.core.application import Application
 from trioserve.core.engine import Engine
@@ -61,6 +62,7 @@ class Context:
     half_close: HalfClose
     threads: trio.CapacityLimiter  # for plain `def` handlers
     turns: Turns  # of the exchanges that are handled at once
+    idle: IdleConnections  # to be closed if there is no room for others
     proxies: TrustedProxies | None  # None where none are trusted
     date: Callable[[], bytes]  # the Date field's value now (RFC 9110 §6.6.1)
     draining: trio.Event  # set at the order to stop; from then on each response announces its connection's end

@@ -32,6 +32,8 @@ def default(value: float, what: str, why: str) -> Any:
 class Limits:
     """How much of what a connection may bring, and how much the server takes in for it.
 
+    What is counted for all connections together is counted in each worker process by itself.
+
     Raises:
         ConfigError: a value is not a positive whole number (or math.inf).
     """

@@ -13,17 +13,14 @@ have to wait for a request.
 from __future__ import annotations
 
 import errno
-import heapq
 import logging
 import math
 import socket
-from collections import Counter, deque
-from collections.abc import Iterable
+from collections import Counter
 from ipaddress import IPv6Address, IPv6Network
 
 import trio
 
-from trioserve.connection.connection import Connection
 from trioserve.core.addresses import IpAddress, parse_ip
 from trioserve.core.records import ClientAddress
 from trioserve.observe.reporter import ERROR_LOGGER
@@ -33,13 +30,6 @@ _log = logging.getLogger(ERROR_LOGGER)
 LOOK_AGAIN = 0.1
 """Seconds after which it is looked again whether there is room: some may have come in other ways than by the end of a
 connection, and others may have become idle."""
-
-SPARED = 1.0
-"""Seconds for which a connection that is idle is not closed for others: most clients that have more to ask do so at
-once."""
-
-LOOKED_OUT = 64
-"""How many idle connections are looked out in one pass over all of them."""
 
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -60,36 +50,6 @@ def accept(listener: socket.socket) -> tuple[socket.socket, object] | None:
         if error.errno in _OUT_OF_RESOURCES:
             raise NoRoom(error.strerror) from None
         return None  # nobody waits; or it is the misfortune of one client (ECONNABORTED, say)
-
-
-class IdleConnections:
-    """Finds the connection that has been idle for longest, again and again, and seldom looks at all of them."""
-
-    def __init__(self) -> None:
-        self._found: deque[tuple[float, Connection]] = deque()
-        self._look_again_at = -math.inf
-
-    def close_longest(self, living: Iterable[object]) -> None:
-        """Close the one of `living` that has been idle for longest, if one has been for SPARED seconds."""
-        now = trio.current_time()
-        if not self._found and now >= self._look_again_at:
-            self._look_again_at = now + LOOK_AGAIN
-            self._found.extend(_longest_idle(living, now - SPARED))
-        while self._found:
-            since, connection = self._found.popleft()
-            # It may have ended since it was looked out, or been used again.
-            if connection.idle_since == since:
-                connection.end_if_idle()
-                return
-
-
-def _longest_idle(living: Iterable[object], before: float) -> list[tuple[float, Connection]]:
-    idle = (
-        (since, connection)
-        for connection in living
-        if isinstance(connection, Connection) and (since := connection.idle_since) is not None and since <= before
-    )
-    return heapq.nsmallest(LOOKED_OUT, idle, key=lambda found: found[0])
 
 
 Group = IpAddress | IPv6Network

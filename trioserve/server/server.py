@@ -34,6 +34,7 @@ import trio
 from trioserve.connection.connection import Connection
 from trioserve.connection.context import Context
 from trioserve.connection.hangup import current_hangup_watch
+from trioserve.connection.idle import IdleConnections
 from trioserve.connection.readahead import READ_AHEAD, ReadAhead, WatchedReadAhead
 from trioserve.connection.spool import Budget, Spool
 from trioserve.connection.timers import current_timers
@@ -134,6 +135,7 @@ class Server:
             half_close=config.half_close,
             threads=trio.CapacityLimiter(limits.threads),
             turns=Turns(limits.exchanges, limits.queue),
+            idle=IdleConnections(),
             proxies=(
                 TrustedProxies(config.trusted_proxies, config.forwarded_fields) if config.trusted_proxies else None
             ),
@@ -148,7 +150,6 @@ class Server:
         # Each with whom it counts for in the crowd.
         self._living: dict[Connection | Opening, admission.Group | None] = {}
         self._crowd = admission.Crowd(limits.connections_per_client)
-        self._idle = admission.IdleConnections()
         self._no_room, self._sent_away = admission.Seldom(), admission.Seldom()
         # Nobody is accepted any more, and connections end when they are idle. Set once, by `drain`.
         self._closes_idle = False
@@ -235,7 +236,7 @@ class Server:
 
     async def _make_room(self) -> None:
         """Close an idle connection if there is one, and wait until any has ended; but not for ever."""
-        self._idle.close_longest(self._living)
+        self._context.idle.close_longest()
         with trio.move_on_after(admission.LOOK_AGAIN):
             await self._gone.park()
 
