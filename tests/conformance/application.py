@@ -11,6 +11,10 @@ Served = Counter[tuple[str, int] | None]
 """How many handlers a client has had started and given its whole request."""
 
 
+class Secret(Exception):
+    """What the handlers that fail raise."""
+
+
 @cache
 def application() -> tuple[App, Served]:
     """The app, and whom it has served. One for all: servers one after another can serve it."""
@@ -109,7 +113,7 @@ def _that_fail(app: App, served: Served) -> None:
     @app.get("/failing")
     @app.post("/failing")
     async def failing(request: Request) -> str:
-        raise ValueError("secret")
+        raise Secret
 
     @app.get("/broken-stream")
     async def broken(request: Request) -> Response:
@@ -124,4 +128,4 @@ async def _write(send) -> None:
 
 async def _write_and_fail(send) -> None:
     await send("abc")
-    raise ValueError("secret")
+    raise Secret

@@ -9,6 +9,7 @@ cost little. Time is virtual, so a case may wait for a deadline.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import trio.testing
 from tests.conformance.answers import Answer, WrongAnswer, read_answers
 from tests.conformance.application import Served, application
 from tests.conformance.corpus import Case, Expected
-from trioserve import Config, Limits, TcpAddress, serve
+from trioserve import Abandoned, Completed, Config, Limits, TcpAddress, serve
 from trioserve.testing import MemoryServer, memory_server
 
 NEXT = b"GET /next HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
@@ -29,6 +30,11 @@ NEXT = b"GET /next HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
 PATIENCE = 200.0
 """Virtual seconds after which the server has ended every connection: longer than any of its deadlines."""
 SOCKET_PATIENCE = 10.0
+
+PROMPT = 0.5
+"""Virtual seconds after its last answer within which a connection ends: it waits for nothing."""
+
+ClientAddress = tuple[str, int]
 
 SHORT = 100
 """Bytes up to which a case is split at each of them."""
@@ -46,6 +52,8 @@ class Seen:
     received: bytes
     end: str  # how the server ended the connection: "FIN", "RST", or "" if it did not
     served: int  # how many handlers were given a whole request
+    completed: int | None = None  # how many exchanges were reported as completed; None where nobody has counted
+    waited: float = 0.0  # seconds from the last byte received to the end
 
 
 def ways(case: Case) -> dict[str, Segments]:
@@ -90,7 +98,17 @@ def differences(case: Case, seen: Seen) -> list[str]:
     by_handlers = sum(answer.status < 400 or answer.status == 500 for answer in answers)
     if seen.served > by_handlers:
         found.append(f"{seen.served} handlers were given a request, and {by_handlers} answered one")
+    if answers and answers[-1].status != 101:  # how a WebSocket ends is not HTTP's affair
+        found += _end_differs(answers, seen)
     return found
+
+
+def _end_differs(answers: Sequence[Answer], seen: Seen) -> Iterator[str]:
+    if seen.waited > PROMPT:
+        yield f"the connection was ended {seen.waited} seconds after the last answer"
+    whole = sum(not answer.cut for answer in answers)
+    if seen.completed not in {None, whole}:
+        yield f"{seen.completed} exchanges were reported as completed, and {whole} answers were whole"
 
 
 def all_differences(case: Case, seen: Mapping[str, Seen]) -> list[str]:
@@ -153,7 +171,9 @@ class Player:
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
         self.received = b""
+        self.received_at = 0.0
         self.end = ""
+        self.ended_at = 0.0
         self.ended = trio.Event()
 
     async def read(self) -> None:
@@ -161,9 +181,11 @@ class Player:
         try:
             while data := await self._peer.receive_some(65536):
                 self.received += data
+                self.received_at = trio.current_time()
             self.end = "FIN"
         except trio.BrokenResourceError:
             self.end = "RST"
+        self.ended_at = trio.current_time()
         self.ended.set()
 
     async def send(self, data: bytes) -> None:
@@ -179,12 +201,26 @@ class Player:
             pass  # as above
 
 
+class CompletedOf:
+    """An observer that counts completed exchanges by client."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[ClientAddress | None] = Counter()
+
+    def completed(self, record: Completed) -> None:
+        self.counts[record.client] += 1
+
+    def abandoned(self, record: Abandoned) -> None:
+        """Others are the tests in `tests/lifecycle` about."""
+
+
 class MemoryStage:
     """A server in memory."""
 
-    def __init__(self, server: MemoryServer, served: Served) -> None:
+    def __init__(self, server: MemoryServer, served: Served, completed: CompletedOf) -> None:
         self._server = server
         self._served = served
+        self._completed = completed
 
     async def play(self, case: Case, ways: Mapping[str, Segments]) -> dict[str, Seen]:
         """What is seen in each of the ways in which the case is sent."""
@@ -206,13 +242,21 @@ class MemoryStage:
                 for player in players:
                     await player.ended.wait()
             nursery.cancel_scope.cancel()
-        served = [self._served.pop(peer._transport.client, 0) for peer in peers]
         for peer in peers:
             peer.close()
         return {
-            way: Seen(player.received, player.end, count)
-            for way, player, count in zip(ways, players, served, strict=True)
+            way: self._seen(player, peer._transport.client)
+            for way, player, peer in zip(ways, players, peers, strict=True)
         }
+
+    def _seen(self, player: Player, client: ClientAddress) -> Seen:
+        return Seen(
+            player.received,
+            player.end,
+            served=self._served.pop(client, 0),
+            completed=self._completed.counts[client],
+            waited=player.ended_at - player.received_at,
+        )
 
 
 async def _in_step(players: Sequence[Player], segments: Sequence[tuple[bytes, ...]]) -> None:
@@ -227,8 +271,10 @@ async def _in_step(players: Sequence[Player], segments: Sequence[tuple[bytes, ..
 async def in_memory(case: Case) -> AsyncIterator[MemoryStage]:
     """A server in memory with the limits of the case; for virtual time."""
     app, served = application()
-    async with memory_server(app, Config(limits=Limits(**case.limits), access_log=False)) as server:
-        yield MemoryStage(server, served)
+    completed = CompletedOf()
+    config = Config(limits=Limits(**case.limits), observers=(completed,), access_log=False)
+    async with memory_server(app, config) as server:
+        yield MemoryStage(server, served, completed)
 
 
 def first_of_each(kind: Callable[[Case], str], cases: Iterable[Case]) -> list[Case]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import trio.testing
 
+from tests.conformance.application import Secret
 from tests.conformance.corpus import Case, corpus
 from tests.conformance.playing import (
     all_differences,
@@ -16,6 +17,8 @@ from tests.conformance.playing import (
     play_on_socket,
     ways,
 )
+from tests.support.logs import tracebacks
+from trioserve import ResponseError
 
 CASES = corpus().cases
 # `make conformance` splits all of them.
@@ -27,9 +30,12 @@ def named(cases):
 
 
 @pytest.mark.parametrize("case", named(CASES))
-async def test_in_memory(autojump_clock: trio.testing.MockClock, case: Case) -> None:
+async def test_in_memory(autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture, case: Case) -> None:
     async with in_memory(case) as stage:
         assert all_differences(case, await stage.play(case, ways(case))) == []
+
+    # Nothing broke but what the handlers of the corpus break.
+    assert {type(error) for error in tracebacks(caplog)} <= {ResponseError, Secret}
 
 
 @pytest.mark.parametrize("case", named(SPLIT))

@@ -160,6 +160,9 @@ UNMET = {
         Seen(HELLO + NEXT, "FIN", 2),
     ),
     "no HTTP": (case(b"x"), Seen(b"hello", "FIN", 0)),
+    "an end that is long in coming": (case(b"x"), Seen(HELLO + NEXT, "FIN", 2, waited=75.0)),
+    "an answer of which nothing was reported": (case(b"x"), Seen(HELLO + NEXT, "FIN", 2, completed=1)),
+    "a report too many": (case(b"x", answers=REFUSED), Seen(REFUSAL, "FIN", 0, completed=2)),
 }
 
 
