@@ -37,6 +37,9 @@ ORDINARY_PATIENCE = 1.0
 MEMORY_NOISE = 16_384
 """Kilobytes that the server may grow besides, for its ordinary clients and by the allocator."""
 
+SYSTEM_MEMORY = 512
+"""Kilobytes that the system's TCP may need for an attacker, both ends together: they are on the same machine."""
+
 TOOK_PLACE = 0.9
 """The part of the connections that must have been held at the same time, or there was no attack to speak of."""
 
@@ -203,6 +206,12 @@ def withstood(seen: Seen, attack: Attack, connections: int) -> list[Promise]:
         at_most(f"{seen.name}: longest held", round(seen.longest, 1), round(attack.longest + TOLERANCE, 1), " s"),
         exactly(f"{seen.name}: held at the end", seen.left, 0),
         at_most(f"{seen.name}: memory more", seen.peak - seen.before, memory, " KB"),
+        at_most(
+            f"{seen.name}: kernel's TCP memory more",
+            seen.system_peak - seen.system_before,
+            MEMORY_NOISE + SYSTEM_MEMORY * connections,
+            " KB",
+        ),
     ]
 
 

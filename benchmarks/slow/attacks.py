@@ -72,7 +72,7 @@ def attacks(deadlines: Deadlines, limits: Limits, hurry: float) -> list[Attack]:
             options=["-X", "-n", "1", "-z", "32", "-w", "512", "-y", "1024", "-k", "3"],
             path="/large",
             longest=under_way(deadlines.send_stall, 32, limits.send_rate),
-            memory=384,
+            memory=192,
             story="499 RESPONSE_BODY WRITE_TIMEOUT cancelled",
         ),
     ]
