@@ -37,8 +37,8 @@ class Held(NamedTuple):
     inode: str
 
 
-def held_connections(port: int) -> set[Held]:
-    """The connections to this port of ours that are in some process's hands.
+def held_connections(*ports: int) -> set[Held]:
+    """The connections to these ports of ours that are in some process's hands.
 
     One that waits to be accepted, and one that was closed, are not among them, though the system is busy with them.
     """
@@ -51,7 +51,7 @@ def held_connections(port: int) -> set[Held]:
             state,
             *_,
         ) = fields = line.split()
-        if state != _LISTENING and int(local.partition(":")[2], 16) == port and fields[_INODE] != "0":
+        if state != _LISTENING and int(local.partition(":")[2], 16) in ports and fields[_INODE] != "0":
             address, _, remote_port = remote.partition(":")
             host = ".".join(str(byte) for byte in int(address, 16).to_bytes(4, sys.byteorder))
             held.add(Held(host, int(remote_port, 16), fields[_INODE]))

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 START_PATIENCE = 20.0
 """Seconds for a server to say its port: importing everything on a busy machine."""
@@ -51,7 +51,8 @@ class ServerProcess:
         self.output = self._process.stdout.fileno()
         fcntl.fcntl(self.output, _F_SETPIPE_SZ, PIPE_SIZE)
         try:
-            self.port: int = json.loads(self._first_line())["port"]
+            self.announced: dict[str, Any] = json.loads(self._first_line())
+            self.port: int = self.announced["port"]
         except BaseException:
             self._stop()
             raise
@@ -87,10 +88,10 @@ class ServerProcess:
         self._process.stdout.close()
 
 
-def announce(port: int) -> None:
-    """For the server: say the port, and from now on die with the process that started us."""
+def announce(port: int, **more: object) -> None:
+    """For the server: say the port (and more), and from now on die with the process that started us."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    say({"port": port})
+    say({"port": port, **more})
 
 
 def say(what: dict[str, object]) -> None:

@@ -6,6 +6,7 @@ import argparse
 import http.client
 import json
 import random
+import ssl
 import statistics
 import sys
 import time
@@ -20,6 +21,7 @@ from benchmarks.promises import Promise, at_least, at_most, exactly, exit_code, 
 from benchmarks.server_process import ServerProcess
 from benchmarks.soak import misbehaving
 from benchmarks.soak.ledger import NO_RECORD, TOO_MANY, WRONG_RECORD, Complaints, Ledger
+from benchmarks.soak.misbehaving import Ports
 from benchmarks.soak.server import LONGEST_HELD, STATISTICS
 from benchmarks.soak.traffic import WRONG_ANSWER, Traffic
 from benchmarks.tables import load_average, measured_where, publish, table
@@ -114,8 +116,10 @@ class Soak:
         self._seconds: float = options.seconds
         self.complaints = Complaints()
         self._ledger = Ledger(self.complaints)
+        context = ssl.create_default_context(cadata=server.announced["authority"])
+        self._ports = Ports(server.port, server.announced["tls_port"], context)
         self._traffic = Traffic(
-            server.port,
+            self._ports,
             self._ledger,
             self.complaints,
             clients=options.clients,
@@ -143,7 +147,7 @@ class Soak:
         watch, pid = self._watch, self._server.pid
         while True:
             now = trio.current_time()
-            held = process_facts.held_connections(self._server.port)
+            held = process_facts.held_connections(self._ports.clear, self._ports.tls)
             hostile = [one for one in held if one.host == misbehaving.HOST]
             first_seen = {one: first_seen.get(one, now) for one in hostile}
             watch.longest_held = max([watch.longest_held, *(now - first for first in first_seen.values())])
@@ -177,7 +181,7 @@ class Soak:
             await trio.sleep(LOOK)
 
     def _is_quiet(self) -> bool:
-        return not self._ledger.outstanding() and not process_facts.held_connections(self._server.port)
+        return not self._ledger.outstanding() and not process_facts.held_connections(self._ports.clear, self._ports.tls)
 
     # What it came to
 

@@ -29,7 +29,8 @@ NOT_FOUND = b"404 Not Found\nthere is nothing at this address\n"
 NOT_ALLOWED = b"405 Method Not Allowed\nDELETE is not allowed here\n"
 THE_FILE = asking.content(FILE_NUMBER, FILE_SIZE)
 
-Connect = Callable[[], Awaitable[trio.abc.HalfCloseableStream]]
+Connect = Callable[[], Awaitable[trio.abc.Stream]]
+"""Connects, in the clear or over TLS."""
 
 
 class Ask(NamedTuple):
@@ -210,21 +211,29 @@ class Behaved:
         self._chance = chance
         self._told = told
         self._asker = Asker(ledger, chance)
-        # What it was about to do, for complaints.
+        self._how = ""
+        # What it is about, for complaints.
         self.doing = ""
 
     async def one_connection(self) -> None:
         """Raises:
         WrongAnswer, OSError, trio.BrokenResourceError, trio.TooSlowError: the server did not do its part.
         """
-        how = self._chance.choices((self._kept, self._pipelined, self._half_closing, self._websocket), (10, 3, 2, 2))[0]
         with trio.fail_after(PATIENCE):
             self.doing = "connecting"
             stream = await self._connect()
-            async with stream:
-                await how(stream)
+            # What a client of TLS can't do is half-close.
+            ways = {self._kept: 10, self._pipelined: 3, self._websocket: 2}
+            if isinstance(stream, trio.SocketStream):
+                ways[self._half_closing] = 2
+            self._how = "" if isinstance(stream, trio.SocketStream) else "TLS: "
+            [way] = self._chance.choices(list(ways), list(ways.values()))
+            try:
+                await way(stream)
+            finally:
+                await trio.aclose_forcefully(stream)
 
-    async def _kept(self, stream: trio.abc.HalfCloseableStream) -> None:
+    async def _kept(self, stream: trio.abc.Stream) -> None:
         answers = Answers(stream)
         for _ in range(self._chance.randrange(8)):
             await self._ask(stream, answers, self._chance.choice(KEPT)(self._asker))
@@ -239,7 +248,7 @@ class Behaved:
             nursery.start_soon(self._send, stream, ask.data)
             await self._take(answers, ask)
 
-    async def _pipelined(self, stream: trio.abc.HalfCloseableStream) -> None:
+    async def _pipelined(self, stream: trio.abc.Stream) -> None:
         answers = Answers(stream)
         asks = [self._chance.choice(PIPELINED)(self._asker) for _ in range(self._chance.randrange(2, 12))]
         async with trio.open_nursery() as nursery:
@@ -248,7 +257,7 @@ class Behaved:
                 self._doing(ask, "pipelined ")
                 await self._take(answers, ask)
 
-    async def _half_closing(self, stream: trio.abc.HalfCloseableStream) -> None:
+    async def _half_closing(self, stream: trio.SocketStream) -> None:
         ask = self._asker.finish()
         self._doing(ask, "half-closing ")
         await stream.send_all(ask.data)
@@ -268,9 +277,9 @@ class Behaved:
         self._ledger.close(ask.number, answered=True)
         self._told(self.doing)
 
-    async def _websocket(self, stream: trio.abc.HalfCloseableStream) -> None:
+    async def _websocket(self, stream: trio.abc.Stream) -> None:
         number = self._ledger.open("a WebSocket", 101)
-        self.doing = f"a WebSocket ({number})"
+        self.doing = f"{self._how}a WebSocket"
         protocol = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
         await stream.send_all(protocol.send(Request(host="soak.example", target=asking.target("/socket", number))))
         events = _events(protocol, stream)
@@ -287,7 +296,7 @@ class Behaved:
             raise WrongAnswer(f"our Close was answered by {closed!r}")
         await Answers(stream).end()
         self._ledger.close(number, answered=True)
-        self._told("a WebSocket")
+        self._told(self.doing)
 
     async def _message(self, events: AsyncIterator[wsproto.events.Event]) -> bytes:
         message = b""
@@ -300,7 +309,7 @@ class Behaved:
                 return message
 
     def _doing(self, ask: Ask, how: str = "") -> None:
-        self.doing = how + self._ledger.what(ask.number)
+        self.doing = self._how + how + self._ledger.what(ask.number)
 
 
 async def _events(

@@ -6,9 +6,12 @@ connection is judged by looking at the server (see `__main__`), and not here, si
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
+import ssl
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import trio
 import wsproto
@@ -18,6 +21,7 @@ from benchmarks.leaving import Leaving, leave
 from benchmarks.soak import asking
 from benchmarks.soak.behaved import KEPT, Asker
 from benchmarks.soak.ledger import Ledger
+from benchmarks.soak.server import HOST_NAME
 
 HOST = "127.0.0.2"
 """An address of their own, so that their connections can be told from the others'."""
@@ -38,6 +42,14 @@ CROWD = 2.5
 """Seconds that one of a crowd holds its connection, silently, unless it is cut before."""
 
 
+class Ports(NamedTuple):
+    """Where the server is to be found, and a client's TLS for it."""
+
+    clear: int
+    tls: int
+    context: ssl.SSLContext
+
+
 class Misbehaving:
     """A client that misbehaves. `one_connection` is one of its connections.
 
@@ -45,8 +57,8 @@ class Misbehaving:
         told: called with what it did.
     """
 
-    def __init__(self, port: int, ledger: Ledger, chance: random.Random, told: Callable[[str], None]) -> None:
-        self._port = port
+    def __init__(self, ports: Ports, ledger: Ledger, chance: random.Random, told: Callable[[str], None]) -> None:
+        self._ports = ports
         self._ledger = ledger
         self._chance = chance
         self._told = told
@@ -67,14 +79,19 @@ class Misbehaving:
             self._expects_and_sends_nothing,
             self._breaks_a_websocket,
         )
+        self._over_tls = (
+            self._breaks_a_handshake,
+            self._leaves_inside_tls,
+            self._sends_a_broken_record,
+        )
 
     async def one_connection(self) -> None:
-        how = self._chance.choice(self._ways)
+        how = self._chance.choice((*self._ways, *self._over_tls))
         with trio.move_on_after(PATIENCE):
-            sock = await self._connect()
+            sock = await self._connect(self._ports.tls if how in self._over_tls else self._ports.clear)
             try:
                 await how(sock)
-            except OSError:
+            except (OSError, trio.BrokenResourceError):
                 pass  # the server has had enough of it
             finally:
                 self._leave(sock, self._chance.choice((Leaving.CLOSE, Leaving.RESET)))
@@ -83,7 +100,7 @@ class Misbehaving:
     async def silence(self) -> None:
         """One of a crowd that connects and says nothing."""
         with trio.move_on_after(CROWD):
-            sock = await self._connect()
+            sock = await self._connect(self._chance.choice((self._ports.clear, self._ports.tls)))
             try:
                 await self._wait_for_the_end(sock)
             except OSError:
@@ -91,11 +108,11 @@ class Misbehaving:
             finally:
                 self._leave(sock, Leaving.CLOSE)
 
-    async def _connect(self) -> trio.socket.SocketType:
+    async def _connect(self, port: int) -> trio.socket.SocketType:
         sock = trio.socket.socket()
         try:
             await sock.bind((HOST, 0))
-            await sock.connect(("127.0.0.1", self._port))
+            await sock.connect(("127.0.0.1", port))
         except BaseException:
             sock.close()
             raise
@@ -245,6 +262,46 @@ class Misbehaving:
         if garbage:
             await self._send(sock, garbage)
         await trio.sleep(self._chance.uniform(0, LONGEST_STAY))
+
+    # How they misbehave over TLS
+
+    async def _breaks_a_handshake(self, sock: trio.socket.SocketType) -> None:
+        hello = self._client_hello()
+        number, data = self._some_request()  # in the clear, where TLS is spoken
+        self._ledger.close(number, answered=False)
+        first = self._chance.choice((hello[: self._chance.randrange(len(hello))], mutated(hello, self._chance), data))
+        await self._send(sock, first)
+        if self._chance.random() < 0.5:
+            await self._wait_for_the_end(sock)
+
+    def _client_hello(self) -> bytes:
+        outgoing = ssl.MemoryBIO()
+        client = self._ports.context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=HOST_NAME)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            client.do_handshake()
+        return outgoing.read()
+
+    async def _leaves_inside_tls(self, sock: trio.socket.SocketType) -> None:
+        stream = await self._shaken_hands(sock)
+        number, data = self._some_request()
+        cut = self._chance.choice((len(data), self._chance.randrange(len(data)), self._chance.randrange(300)))
+        self._register(number, data, cut)
+        await stream.send_all(data[:cut])
+        await trio.sleep(self._chance.uniform(0, LONGEST_STAY))
+
+    async def _sends_a_broken_record(self, sock: trio.socket.SocketType) -> None:
+        stream = await self._shaken_hands(sock)
+        number, data = self._some_request()
+        cut = self._chance.choice((len(data), self._chance.randrange(len(data))))
+        self._register(number, data, cut)
+        await stream.send_all(data[:cut])
+        await self._send(sock, self._chance.randbytes(100))
+        await self._wait_for_the_end(sock)
+
+    async def _shaken_hands(self, sock: trio.socket.SocketType) -> trio.SSLStream[trio.SocketStream]:
+        stream = trio.SSLStream(trio.SocketStream(sock), self._ports.context, server_hostname=HOST_NAME)
+        await stream.do_handshake()
+        return stream
 
     # How they go about it
 

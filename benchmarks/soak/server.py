@@ -11,6 +11,7 @@ import hashlib
 import logging
 import re
 import resource
+import ssl
 import sys
 import tempfile
 from collections import Counter
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+import trustme
 
 from benchmarks.server_process import announce, say
 from benchmarks.soak.asking import content, event_text, number_in
@@ -40,14 +42,15 @@ from trioserve import (
 )
 from trioserve.observe.reporter import ERROR_LOGGER
 
-DEADLINES = Deadlines(head=2, idle=3, body_stall=2, send_stall=2, linger=1)
+DEADLINES = Deadlines(handshake=2, head=2, idle=3, body_stall=2, send_stall=2, linger=1)
 HANDLER = 3.0
 """The deadline of handlers that would never end."""
 
-LONGEST_HELD = 18.0
+LONGEST_HELD = 20.0
 """Seconds for which any connection of a misbehaving client may be held: what it can make of all these deadlines, one
 after another, a byte here and there. Most are cut after two or three."""
 
+HOST_NAME = "soak.example"
 STATISTICS = "/statistics"
 FILE_NUMBER, FILE_SIZE = 0, 300_000
 SMALL_BODY = 1000
@@ -233,11 +236,19 @@ async def main() -> None:
     logging.basicConfig(format="server: %(message)s")
     logging.getLogger(ERROR_LOGGER).addHandler(LogLines())
     file.write_bytes(content(FILE_NUMBER, FILE_SIZE))
-    config = Config(listen=(TcpAddress("127.0.0.1", 0),), access_log=False, observers=(Records(),), deadlines=DEADLINES)
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(HOST_NAME).configure_cert(context)
+    config = Config(
+        listen=(TcpAddress("127.0.0.1", 0), TcpAddress("127.0.0.1", 0, tls=context)),
+        access_log=False,
+        observers=(Records(),),
+        deadlines=DEADLINES,
+        hangup_news=options.hangup_news,
+    )
     try:
         async with trio.open_nursery() as nursery:
-            (address,) = await nursery.start(serve, app, config)
-            announce(address.port)
+            clear, tls = await nursery.start(serve, app, config)
+            announce(clear.port, tls_port=tls.port, authority=authority.cert_pem.bytes().decode())
     finally:
         file.unlink()
         file.parent.rmdir()

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from functools import partial
 
 import trio
 
 from benchmarks.soak.behaved import Behaved
 from benchmarks.soak.ledger import Complaints, Ledger
-from benchmarks.soak.misbehaving import Misbehaving
+from benchmarks.soak.misbehaving import Misbehaving, Ports
+from benchmarks.soak.server import HOST_NAME
 
 CROWD_EVERY = 10.0
 """Seconds from one crowd to the next."""
+
+OVER_TLS = 0.3
+"""The part of the connections that speak TLS."""
 
 WRONG_ANSWER = "answers wrong or missing"
 
@@ -27,9 +32,16 @@ class Traffic:
     """
 
     def __init__(
-        self, port: int, ledger: Ledger, complaints: Complaints, *, clients: int, crowd: int, chance: random.Random
+        self,
+        ports: Ports,
+        ledger: Ledger,
+        complaints: Complaints,
+        *,
+        clients: int,
+        crowd: int,
+        chance: random.Random,
     ) -> None:
-        self._port = port
+        self._ports = ports
         self._ledger = ledger
         self._complaints = complaints
         self._clients = clients
@@ -51,7 +63,7 @@ class Traffic:
             nursery.start_soon(self._crowds, until)
 
     async def _behaved(self, chance: random.Random, until: float) -> None:
-        client = Behaved(self._connect, self._ledger, chance, self._was_answered)
+        client = Behaved(partial(self._connect, chance), self._ledger, chance, self._was_answered)
         while trio.current_time() < until:
             try:
                 await client.one_connection()
@@ -75,22 +87,35 @@ class Traffic:
                     await trio.sleep(CROWD_EVERY)
 
     def _someone_misbehaving(self, chance: random.Random) -> Misbehaving:
-        return Misbehaving(self._port, self._ledger, chance, self._has_misbehaved)
+        return Misbehaving(self._ports, self._ledger, chance, self._has_misbehaved)
 
-    async def _connect(self) -> trio.SocketStream:
+    async def _connect(self, chance: random.Random) -> trio.abc.Stream:
+        over_tls = chance.random() < OVER_TLS
         sock = trio.socket.socket()
         try:
-            await sock.connect(("127.0.0.1", self._port))
+            await sock.connect(("127.0.0.1", self._ports.tls if over_tls else self._ports.clear))
         except BaseException:
             sock.close()
             raise
-        return trio.SocketStream(sock)
+        stream = trio.SocketStream(sock)
+        return await _shaken_hands(stream, self._ports) if over_tls else stream
 
     def _was_answered(self, what: str) -> None:
         self.answered[what] += 1
 
     def _has_misbehaved(self, what: str) -> None:
         self.misbehaved[what] += 1
+
+
+async def _shaken_hands(stream: trio.SocketStream, ports: Ports) -> trio.abc.Stream:
+    # Strict: an end without close_notify is a broken connection.
+    over_tls = trio.SSLStream(stream, ports.context, server_hostname=HOST_NAME)
+    try:
+        await over_tls.do_handshake()
+    except BaseException:
+        await trio.aclose_forcefully(over_tls)
+        raise
+    return over_tls
 
 
 def _in_words(error: BaseException) -> str:
