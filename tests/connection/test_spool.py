@@ -48,6 +48,19 @@ def test_bytes_come_out_in_the_order_in_which_they_went_in():
     assert spool.size == 0
 
 
+def test_what_a_spool_may_hold_on_its_own_it_may_hold_when_others_have_put_back_more_than_was_left():
+    """Else two clients that push what nobody reads would keep all others over TLS from being read."""
+    budget = Budget(100)
+    Spool(math.inf, budget).put_back(bytes(1000))
+    spool = Spool(math.inf, budget, allowance=RECEIVE_SIZE)
+
+    assert spool.has_room()
+    spool.put(full())
+    assert not spool.has_room()
+    assert spool.take() == full()
+    assert budget.left == -900
+
+
 def test_what_is_put_back_is_the_oldest_again_and_counts_even_where_there_is_no_room():
     budget = Budget(0)
     spool = Spool(1, budget)

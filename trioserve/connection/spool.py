@@ -17,8 +17,11 @@ class Budget:
         self.left = total
 
     def take(self, amount: int) -> bool:
-        """Take `amount` if there is as much; say whether it was taken."""
-        if amount > self.left:
+        """Take `amount` if there is as much; say whether it was taken. Nothing can be had always.
+
+        What is left may be less than nothing, after `Spool.put_back`.
+        """
+        if amount > max(self.left, 0):
             return False
         self.left -= amount
         return True
@@ -50,7 +53,7 @@ class Spool:
         size = self.size + RECEIVE_SIZE
         if size > max(self._limit, self._allowance):
             return False
-        return self._charge(size) - self._charge(self.size) <= self._budget.left
+        return self._charge(size) - self._charge(self.size) <= max(self._budget.left, 0)
 
     def put(self, data: bytes) -> None:
         """Only if `has_room` says yes, and at most RECEIVE_SIZE bytes."""
