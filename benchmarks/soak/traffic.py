@@ -65,10 +65,12 @@ class Traffic:
     async def _behaved(self, chance: random.Random, until: float) -> None:
         client = Behaved(partial(self._connect, chance), self._ledger, chance, self._was_answered)
         while trio.current_time() < until:
+            begun = trio.current_time()
             try:
                 await client.one_connection()
             except Exception as error:
-                self._complaints.add(WRONG_ANSWER, f"{client.doing}: {_in_words(error)}")
+                after = f"{trio.current_time() - begun:.2f} s after it began to connect"
+                self._complaints.add(WRONG_ANSWER, f"{client.doing}, {after}: {_in_words(error)}")
 
     async def _misbehaving(self, chance: random.Random, until: float) -> None:
         client = self._someone_misbehaving(chance)
