@@ -38,8 +38,9 @@ LEAST_WARM_UP = 10.0
 LOOK = 0.5
 """Seconds between two looks at the server while it works."""
 
-DESCRIPTORS_BESIDE = 25
-"""Descriptors of the server beyond one for each client: its own, some for files, and the crowds' come too many."""
+DESCRIPTORS_BESIDE = 60
+"""Descriptors of the server beyond one for each client: its own, and as many as may be asked for files at a time; a
+quarter of all is its reserve. With a crowd there are too few."""
 
 SETTLE_PATIENCE = 40.0
 """Seconds until what is gone must be seen to be gone. trio keeps idle worker threads for 10."""
