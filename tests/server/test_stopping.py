@@ -258,6 +258,28 @@ async def test_an_idle_connection_in_which_a_request_lies_is_answered_on_a_socke
     await happens(server.ended.wait())
 
 
+async def test_empty_lines_are_no_request_that_a_drain_would_wait_for(autojump_clock):
+    app = Slow()
+    async with in_memory(app, deadlines=Deadlines(idle=500, drain=500)) as served:
+        idle, busy = served.connect(), served.connect()
+        app.leave.set()
+        await idle.get()
+        app.leave = trio.Event()
+        busy.stream.send_nowait(STREAM + b"\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        idle.stream.send_nowait(b"\r\n")
+        begun = trio.current_time()
+        async with trio.open_nursery() as draining:
+            draining.start_soon(served.server.drain)
+
+            assert await idle.is_closed()
+            app.leave.set()
+            assert not (await busy.answer()).closes
+            assert await busy.is_closed()
+
+        assert trio.current_time() < begun + 100
+
+
 async def test_a_request_behind_an_answer_that_did_not_announce_the_end_is_answered(nursery):
     app = Slow()
     server = await start(nursery, app)

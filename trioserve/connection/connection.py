@@ -66,6 +66,7 @@ class Connection:
             limits=context.limits,
             deadlines=context.deadlines,
             hung_up=self._client_hung_up,
+            nothing_there=self._end_if_due,
         )
         self.sender = Sender(transport, self.departure, timers, context.limits, context.deadlines)
         self._handler_deadline = timers.timer(self._handler_too_slow)
@@ -120,8 +121,6 @@ class Connection:
                 return
             await self._read_rest_of_request()
             if self._closing or not self.engine.reusable:
-                return
-            if self._ends_when_idle and not self._request_is_there:
                 return
             self.engine.start_next_exchange()
             self.exchange = None
@@ -381,7 +380,10 @@ class Connection:
         good faith. A client that was accepted just now gets until `end_if_idle` to send its first.
         """
         self._ends_when_idle = True
-        if self._exchanges_begun:
+        self._end_if_due()
+
+    def _end_if_due(self) -> None:
+        if self._ends_when_idle and self._exchanges_begun:
             self.end_if_idle()
 
     def end_if_idle(self) -> None:

@@ -9,6 +9,7 @@ as a departure ends everything: by cancellation.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import trio
 
@@ -28,6 +29,7 @@ class Reader:
 
     Args:
         hung_up: told where a read finds the transport dead.
+        nothing_there: told before each wait for a head of which nothing is there.
     """
 
     def __init__(
@@ -40,8 +42,10 @@ class Reader:
         limits: Limits,
         deadlines: Deadlines,
         hung_up: OnHangup,
+        nothing_there: Callable[[], None],
     ) -> None:
         self._hung_up = hung_up
+        self._nothing_there = nothing_there
         self._transport = transport
         self._engine = engine
         self._departure = departure
@@ -77,6 +81,7 @@ class Reader:
         if self._engine.has_unparsed_bytes:
             await self._departure.checkpoint()
         while not self._engine.has_unparsed_bytes:
+            self._nothing_there()
             await self._more(self.head_awaited_since + patience)
         self.head_begun_at = trio.current_time()
         while (event := self._engine.next_event()) is NEED_DATA:
