@@ -359,6 +359,33 @@ async def test_a_third_signal_does_not_cut_a_handler_that_cleans_up(shop):
     assert "clean" in program.stdout
 
 
+SLOW_START = """
+import trio
+from collections.abc import AsyncIterator
+from trioserve import App
+app = App()
+@app.lifespan
+async def life() -> AsyncIterator[None]:
+    try:
+        print('starting')
+        await trio.sleep_forever()
+        yield
+    finally:
+        print('clean')
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")])
+async def test_a_signal_while_a_lifespan_starts_stops_it(shop, number, workers):
+    (shop / "slow.py").write_text(SLOW_START)
+    async with trioserve("run", "slow:app", "--port", "0", *workers, cwd=shop) as program:
+        await program.line("starting")
+        assert await program.end(number) == 0
+    assert program.stdout == ["starting", "clean"]
+    assert len(program.stderr) == 1
+
+
 async def test_a_signal_while_importing_ends_it_without_a_traceback(shop):
     (shop / "slow.py").write_text("print('importing')\nimport time\ntime.sleep(30)\n")
     async with trioserve("run", "slow:app", "--port", "0", cwd=shop) as program:

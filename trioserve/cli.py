@@ -318,7 +318,7 @@ def run(  # noqa: PLR0917 - click passes options by name
     goes on accepting for the drain's delay, so that balancers can hear of it. A second signal cancels all at once.
 
     With --workers, SIGHUP replaces the workers, one after another, and no request is lost; the new ones take up new
-    code and new certificates. One that dies is replaced.
+    code and new certificates. One that dies is replaced. Limits hold for each worker.
     """
     inheritance = Inheritance.taken_from(os.environ)
     descriptors = take_descriptors(os.environ, os.getpid()) if inheritance is None else inheritance.activated
@@ -636,6 +636,7 @@ class Serving:
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
         self._drain, self._hasten = trio.Event(), trio.Event()
+        self._started = False
 
     async def start(self, application: Application, config: Config) -> tuple[Address, ...]:
         """Start it in the nursery; returns the bound addresses.
@@ -651,6 +652,7 @@ class Serving:
             if isinstance(sole(error), ConfigError):
                 raise
             raise StartError(error) from None
+        self._started = True
         return bound
 
     @property
@@ -664,8 +666,8 @@ class Serving:
         return self._nursery.cancel_scope.cancel_called
 
     def obey(self, order: Order) -> None:
-        """Begin to end. A weaker order than one before has no effect."""
-        match order:
+        """Begin to end. A weaker order than one before has no effect; where nothing is served yet, each means STOP."""
+        match order if self._started else Order.STOP:
             case Order.DRAIN:
                 self._drain.set()
             case Order.HASTEN:
@@ -684,8 +686,8 @@ async def serve_until_signal(
         async with trio.open_nursery() as outer:
             async with trio.open_nursery() as nursery:
                 serving = Serving(nursery)
-                bound = await serving.start(application, config)
                 outer.start_soon(_obey_signals, signals, serving, notifier)
+                bound = await serving.start(application, config)
                 say(f"serving {name} on {', '.join(map(str, bound))} (Ctrl-C to stop)")
                 notifier.ready()
                 greet(bound)
@@ -696,16 +698,14 @@ async def serve_until_signal(
 async def _obey_signals(signals: AsyncIterator[int], serving: Serving, notifier: Notifier) -> None:
     """The first signal drains, the second cancels, and after that only handlers that clean up are waited for."""
     async for number in signals:
-        if not serving.drains:
-            # Who presses Ctrl-C sits and waits; no balancer is to be told.
-            serving.obey(Order.HASTEN if number == signal.SIGINT else Order.DRAIN)
-            notifier.stopping()
-            say(DRAINING)
-        elif not serving.stops:
-            serving.obey(Order.STOP)
-            say(STOPPING)
-        else:
+        if serving.stops:
             say(WAITING)
+            continue
+        # Who presses Ctrl-C sits and waits; no balancer is to be told.
+        first = Order.HASTEN if number == signal.SIGINT else Order.DRAIN
+        serving.obey(Order.STOP if serving.drains else first)
+        notifier.stopping()
+        say(STOPPING if serving.stops else DRAINING)
 
 
 async def serve_as_worker(application: Application, config: Config, inheritance: Inheritance) -> None:
@@ -714,9 +714,9 @@ async def serve_as_worker(application: Application, config: Config, inheritance:
         async with Link(inheritance.link) as link, trio.open_nursery() as outer:
             async with trio.open_nursery() as nursery:
                 serving = Serving(nursery)
-                await serving.start(application, config)
                 outer.start_soon(_obey_supervisor, link, serving)
                 outer.start_soon(_drain_at_signals, signals, serving)
+                await serving.start(application, config)
                 await link.say_ready()
             outer.cancel_scope.cancel(reason="the server has stopped")
 

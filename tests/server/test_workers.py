@@ -18,8 +18,8 @@ import trio
 from tests.server.test_systemd import Manager, activated
 from tests.support import Client, connect
 from tests.support.program import Program, command, finished, trioserve
-from trioserve import ConfigError, OpenSocket, TcpAddress, UnixAddress
-from trioserve.server.workers import VARIABLE, Inheritance
+from trioserve import Config, ConfigError, OpenSocket, TcpAddress, UnixAddress
+from trioserve.server.workers import VARIABLE, Inheritance, Supervisor
 
 SHOP = """
 import os
@@ -287,6 +287,21 @@ async def test_workers_whose_supervisor_is_killed_drain_and_leave_the_address(sh
         await program.lines("ends: ", 2)
     with pytest.raises(ConnectionRefusedError):
         await connect(address)
+
+
+async def test_a_process_that_cannot_be_started_is_told_and_ends_the_start():
+    said: list[str] = []
+    supervisor = Supervisor(
+        2,
+        Config(listen=(TcpAddress("127.0.0.1", 0),)),
+        ["/nowhere/python"],
+        tell=lambda news, _addresses: said.append(news.name),
+        say=said.append,
+    )
+
+    assert await supervisor.run() == 1
+
+    assert said == ["cannot start a worker: No such file or directory"]
 
 
 # Rolling restarts
