@@ -25,6 +25,7 @@ from trioserve.connection.sender import Sender
 from trioserve.connection.stack import stack_of
 from trioserve.connection.timers import Timers
 from trioserve.connection.transport import HungUp, Interrupted, Transport
+from trioserve.connection.turns import busy
 from trioserve.core.application import Endpoint, Rules
 from trioserve.core.errors import DropConnection, HTTPError, RequestError, ResponseError, error_content
 from trioserve.core.fields import field_of
@@ -37,9 +38,6 @@ from trioserve.failures import consists_of, is_failure, sole, without_cancellati
 UNREAD_AFTER = 0.25
 """Seconds for which bytes may lie unread while a handler runs, before they are taken in to let a FIN behind them
 arrive: a handler that is going to read its body has begun by then."""
-
-LONGEST_RETRY_AFTER = 60.0
-"""Seconds that a client is told to stay away at the most, also where `Deadlines.queue` says nothing of the time."""
 
 
 class Connection:
@@ -169,9 +167,7 @@ class Connection:
                 await turns.wait()
             if not waiting.cancelled_caught:
                 return
-        # By then everybody who waits now will have been served or sent away.
-        retry_after = math.ceil(min(patience, LONGEST_RETRY_AFTER))
-        raise HTTPError(503, "the server is busy; try again later", headers={"retry-after": str(retry_after)})
+        raise busy(patience)
 
     async def _take_turn(self, exchange: ServedExchange, endpoint: Endpoint) -> None:
         """Call the endpoint, and see its response out."""

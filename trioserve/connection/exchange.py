@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from trioserve.connection.turns import busy
 from trioserve.core.application import Endpoint, LastWords, T
 from trioserve.core.engine import NO_CONTENT
 from trioserve.core.errors import ClientGone, RequestError, ResponseError
@@ -149,11 +150,18 @@ class ServedExchange:
         self._handler_started = True
 
     async def run_in_thread(self, function: Callable[[], T]) -> T:
-        async with self._connection.context.threads:
+        threads = self._connection.context.threads
+        with trio.move_on_after(self.deadlines.queue) as waiting:
+            await threads.acquire()
+        if waiting.cancelled_caught:
+            raise busy(self.deadlines.queue)
+        try:
             # The cancellation may have come in the very moment in which there was a thread: then nothing is started.
             await trio.lowlevel.checkpoint_if_cancelled()
             self.handler_starts()
             return await trio.to_thread.run_sync(function, limiter=_NO_LIMIT)
+        finally:
+            threads.release()
 
     def take_early_parts(self) -> None:
         """Take from the engine what content it has already.

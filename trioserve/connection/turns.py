@@ -10,7 +10,14 @@ can take it. Where there is a free turn nothing is waited for, not even for a st
 
 from __future__ import annotations
 
+import math
+
 import trio
+
+from trioserve.core.errors import HTTPError
+
+LONGEST_RETRY_AFTER = 60.0
+"""Seconds that a client is told to stay away at the most, also where `Deadlines.queue` says nothing of the time."""
 
 
 class Turns:
@@ -53,3 +60,10 @@ class Turns:
             self._waiting.unpark()
         else:
             self._free += 1
+
+
+def busy(patience: float) -> HTTPError:
+    """What is said to whom we cannot serve now, if nobody waits for longer than `patience` seconds."""
+    # By then everybody who waits now will have been served or sent away.
+    retry_after = math.ceil(min(patience, LONGEST_RETRY_AFTER))
+    return HTTPError(503, "the server is busy; try again later", headers={"retry-after": str(retry_after)})

@@ -104,6 +104,9 @@ class Exchange(Protocol):
         """Run a plain function in one of the server's worker threads (`Limits.threads`); calls `handler_starts` when
         there is one.
 
+        Raises:
+            HTTPError: there was none within `Deadlines.queue` (503 with Retry-After).
+
         Cancellation: the wait for a thread is cancelled; once the function runs it is waited for, and learns of its
         cancellation from `trio.from_thread.check_cancelled()`.
         """

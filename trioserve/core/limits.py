@@ -204,7 +204,7 @@ class Deadlines:
     )
     queue: float = default(
         10.0,
-        "For an exchange in the queue (`Limits.exchanges`); beyond it 503 with Retry-After.",
+        "In the queue (`Limits.exchanges`) or waiting for a thread (`Limits.threads`); beyond it 503 with Retry-After.",
         "Half of the patience of the usual client or more: to be told early is better than to wait for an answer "
         "nobody hears.",
     )
