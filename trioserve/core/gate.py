@@ -27,6 +27,7 @@ a method longer than any that there is, and a transfer coding other than chunked
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Final
@@ -383,9 +384,12 @@ class Gate:
         digits = _stop(_CHUNK_SIZE, held, start)
         if digits - start > MAX_SIZE_DIGITS:
             raise RequestError(400, f"a chunk's size has more than {MAX_SIZE_DIGITS} digits")
-        # A long line is looked at when it is all there, or too long, lest each byte of it costs a look at all of it.
+        # Of a long line only the beginning is looked at until all of it is there, or too much, lest each byte of it
+        # costs a look at all. But that always is: else it would depend on the pieces whether a mistake is refused.
         room = limits.chunk_extensions - self._extension_bytes
-        if LOOKED_AT_EARLY < len(held) - digits <= room and held.find(b"\n", digits) < 0:
+        early = digits + LOOKED_AT_EARLY
+        is_long_and_open = start < digits and early < len(held) <= digits + room and held.find(b"\n", digits) < 0
+        if is_long_and_open and _stop(_EXTENSIONS_SO_FAR, held, digits, early) == early:
             return False
         stop = digits if digits == start else _stop(_EXTENSIONS_SO_FAR, held, digits)
         extensions = len(held[digits:stop].rstrip(b"\r\n"))
@@ -419,9 +423,9 @@ class Gate:
         return b"0\r\n\r\n"
 
 
-def _stop(pattern: re.Pattern[bytes], held: bytes, start: int) -> int:
-    """Where what fits a grammar ends."""
-    match = pattern.match(held, start)
+def _stop(pattern: re.Pattern[bytes], held: bytes, start: int, end: int = sys.maxsize) -> int:
+    """Where what fits a grammar ends, if no more than the bytes up to `end` are looked at."""
+    match = pattern.match(held, start, end)
     assert match is not None, "the beginning of a grammar may be empty"
     return match.end()
 
