@@ -185,6 +185,21 @@ async def test_a_connection_at_its_opening_counts(nursery):
     assert (await second.answer()).status == 200
 
 
+async def test_a_connection_at_its_opening_is_closed_for_who_comes(nursery, mock_clock):
+    server = await start(
+        nursery,
+        app_that_greets(),
+        listen=(TcpAddress("127.0.0.1", 0, proxy_protocol=True),),
+        limits=Limits(connections=1),
+    )
+    first = await server.ask(b"PROXY ")
+    await wait_all_tasks_blocked()
+    mock_clock.jump(SPARED)
+    second = await server.ask(b"PROXY UNKNOWN\r\n" + GET)
+    assert (await second.answer()).status == 200
+    assert await first.is_closed()
+
+
 # Descriptors
 
 CRAMPED_SERVER = """

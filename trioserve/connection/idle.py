@@ -9,16 +9,24 @@ was put in.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import trio
-
-if TYPE_CHECKING:
-    from trioserve.connection.connection import Connection
 
 SPARED = 1.0
 """Seconds for which a connection that is idle is not closed for others: most clients that have more to ask do so at
 once."""
+
+
+class MayBeIdle(Protocol):
+    """A connection, also before it can be served."""
+
+    @property
+    def idle_since(self) -> float | None:
+        """Since when nothing of a request has come; None if something has."""
+        ...
+
+    def end_if_idle(self) -> None: ...
 
 
 class IdleConnections:
@@ -27,14 +35,14 @@ class IdleConnections:
     __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
-        self._waiting: OrderedDict[Connection, None] = OrderedDict()
+        self._waiting: OrderedDict[MayBeIdle, None] = OrderedDict()
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: MayBeIdle) -> None:
         """It waits for a request from now on."""
         self._waiting[connection] = None
         self._waiting.move_to_end(connection)
 
-    def discard(self, connection: Connection) -> None:
+    def discard(self, connection: MayBeIdle) -> None:
         """It has ended."""
         self._waiting.pop(connection, None)
 

@@ -3,7 +3,8 @@
 Beyond `Limits.connections`, and when descriptors run short (descriptors.py), nobody is accepted until a connection has
 ended: who comes meanwhile waits in the listener's backlog, which costs us nothing. So that this ends, the connection is
 closed that has been idle for longest: it is the one that its client will miss least. One that was idle for less than a
-second is spared, since its client may be about to send. A request is never given up for room.
+second is spared, since its client may be about to send. One at its opening counts as idle since it was accepted, or
+clients that never end their handshakes could hold all places. A request is never given up for room.
 
 Beyond `Limits.connections_per_client` a connection is reset at once: whoever takes more than its share shall not fill
 the backlog for the others. It costs a line of the log once in a while. Nothing is said in HTTP, since for that we would

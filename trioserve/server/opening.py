@@ -60,12 +60,12 @@ class Opening:
         self._transport = transport
         self._address = address
         self._date = date
-        self._scope = trio.CancelScope(deadline=trio.current_time() + deadline)
-        self._stopped = False
+        self._began_at = trio.current_time()
+        self._scope = trio.CancelScope(deadline=self._began_at + deadline)
+        self._why_ended: str | None = None
 
     async def run(self) -> Transport | None:
         """The transport of the connection to be served; None if it came to nothing, and is closed."""
-        why = "the opening took too long"
         try:
             with self._scope:
                 await self._open()
@@ -79,8 +79,7 @@ class Opening:
         else:
             if not self._scope.cancel_called:
                 return self._transport
-            if self._stopped:
-                why = "the server stops"
+            why = self._why_ended or "the opening took too long"
         self._transport.close()
         _log.debug("closed a connection from %s at its opening: %s", written(self._transport.client), why)
         return None
@@ -123,14 +122,22 @@ class Opening:
     def drain(self) -> None:
         """Go on until `end_if_idle`: a request is to follow."""
 
+    @property
+    def idle_since(self) -> float | None:
+        """When it began; None if it has ended."""
+        return None if self._scope.cancel_called else self._began_at
+
     def end_if_idle(self) -> None:
-        """End it."""
-        self.stop()
+        """End it: its place is needed, or the server stops."""
+        self._end("its place is needed, or the server stops")
 
     def stop(self) -> None:
         """End it."""
-        self._stopped = True
-        self._scope.cancel(reason="the server stops")
+        self._end("the server stops")
+
+    def _end(self, why: str) -> None:
+        self._why_ended = self._why_ended or why
+        self._scope.cancel(reason=why)
 
 
 def tls_is_spoken_here(date: bytes) -> bytes:

@@ -295,6 +295,7 @@ class Server:
         opening = Opening(transport, address, self._config.deadlines.handshake, self._context.date)
         # A proxy counts for nobody, and whom it speaks for is not known yet.
         self._living[opening] = None if address.proxy_protocol else self._crowd.came(transport.client)
+        self._context.idle.add(opening)
         self._connections.start_soon(self._open, opening, address)
 
     async def _open(self, opening: Opening, address: Address) -> None:
@@ -306,6 +307,7 @@ class Server:
         try:
             await self._contained(run)
         finally:
+            self._context.idle.discard(opening)
             self._ended(opening)
 
     def _sends_away(self, transport: Transport) -> bool:
