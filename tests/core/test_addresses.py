@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from trioserve.core.addresses import parse_ip, parse_network
+from trioserve.core.addresses import host_of_peer, parse_ip, parse_network
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,20 @@ from trioserve.core.addresses import parse_ip, parse_network
 def test_an_address_has_one_name(text, same):
     assert parse_ip(text) == ip_address(same)
     assert str(parse_ip(text)) == same
+
+
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+        ("::ffff:0:c000:201", "::ffff:0:c000:201"),  # not a mapped one
+    ],
+)
+def test_a_peer_has_the_address_that_it_has_itself(text, host):
+    assert host_of_peer(text) == host
 
 
 @pytest.mark.parametrize(

@@ -41,3 +41,12 @@ async def leave(client: MemoryPeer, data: bytes, after: float = 1) -> None:
         async for _ in client:
             pass
     client.close()
+
+
+async def receive_all(client: MemoryPeer, at_most: float) -> tuple[bytes, bool]:
+    """What comes until the server closes, or until so many seconds have passed; and if it has closed."""
+    received = b""
+    with trio.move_on_after(at_most) as waiting:
+        async for data in client:
+            received += data
+    return received, not waiting.cancelled_caught

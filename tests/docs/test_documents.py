@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from sybil.document import Document
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 from tests.docs.clients import Log, ask, leave, request
+from tests.support.tls import write_certificate
 from trioserve import Config, Deadlines, Limits
 from trioserve.testing import memory_server
 
@@ -36,6 +38,16 @@ def readme() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def departure() -> dict[str, Any]:
     return run(ROOT / "docs/departure.md")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def folder_with_a_certificate(tmp_path_factory):
+    """Where the documents run: they name these files, and may leave others."""
+    here, folder = Path.cwd(), tmp_path_factory.mktemp("documents")
+    write_certificate(folder)
+    os.chdir(folder)
+    yield
+    os.chdir(here)
 
 
 # All documents

@@ -16,7 +16,7 @@ import trio
 import trio.testing
 
 from tests.support import connect, happens, start
-from trioserve import App, Completed, Config, ConfigError, Request, TcpAddress, UnixAddress, serve
+from trioserve import App, Completed, Config, ConfigError, OpenSocket, Request, TcpAddress, UnixAddress, serve
 from trioserve.server.config import Address
 from trioserve.server.listeners import open_listeners
 
@@ -117,6 +117,18 @@ async def test_the_wildcard_of_ipv6_leaves_the_port_of_ipv4_free(nursery):
     other = await start(nursery, app_that_names_its_client(), listen=(TcpAddress("127.0.0.1", server.port),))
 
     assert other.port == server.port
+
+
+@needs_ipv6
+async def test_a_client_by_ipv4_has_that_address_also_where_one_socket_takes_both(nursery):
+    listener = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    server = await start(nursery, app_that_names_its_client(), listen=(OpenSocket(listener.detach()),))
+
+    client = await connect(TcpAddress("127.0.0.1", server.port))
+    assert (await client.get()).status == 200
+
+    assert (await server.records.next(Completed)).client == client.socket.getsockname()
+    client.close()
 
 
 async def test_the_wildcard_listens_on_loopback_too(nursery):

@@ -31,6 +31,11 @@ def unmapped(address: IpAddress) -> IpAddress:
     return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address
 
 
+def host_of_peer(text: str) -> str:
+    """The host of a peer as the system writes it, but for IPv4 addresses, which are written as such."""
+    return str(parse_ip(text)) if text.startswith("::ffff:") else text
+
+
 def parse_network(text: str) -> IpNetwork:
     """The network that `text` is; an address is a network of one.
 

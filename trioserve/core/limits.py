@@ -144,8 +144,8 @@ class Limits:
     connections: float = default(
         16_384,
         "Living connections; beyond it nobody is accepted, and the longest idle is closed for who comes.",
-        "Some 30 KB each while idle, half a gigabyte for all. The system's descriptors (`ulimit -n`) are a limit too, "
-        "and mostly a lower one.",
+        "Some 16 KB each while idle, 40 with TLS: half a gigabyte for all. The system's descriptors (`ulimit -n`) are "
+        "a limit too, and mostly a lower one.",
     )
     connections_per_client: float = default(
         math.inf,
@@ -285,7 +285,8 @@ def _page() -> Iterator[str]:
         "# Limits and deadlines",
         "",
         "Every bound that there is, with its default. Generated from `trioserve/core/limits.py` by",
-        "`python -m trioserve.core.limits > docs/limits.md`; do not edit.",
+        "`python -m trioserve.core.limits > docs/limits.md`; do not edit. How they work together stands in",
+        "[open-port.md](open-port.md#what-happens-beyond-a-limit).",
         "",
         "In Python, `Config(limits=Limits(head=32_768), deadlines=Deadlines(idle=30))`; `math.inf` is none. At the",
         "command line, `--limit-head 32768` and `--deadline-idle 30`, or in the environment `TRIOSERVE_LIMIT_HEAD` and",

@@ -41,6 +41,7 @@ from trioserve.connection.timers import current_timers
 from trioserve.connection.tls import TlsTransport
 from trioserve.connection.transport import SocketTransport, Transport
 from trioserve.connection.turns import Turns
+from trioserve.core.addresses import host_of_peer
 from trioserve.core.application import Application
 from trioserve.core.engine import H11Engine
 from trioserve.core.forwarded import TrustedProxies
@@ -265,7 +266,7 @@ class Server:
         client = None
         if sock.family != socket.AF_UNIX:
             assert isinstance(peer, tuple), "the peer of an internet socket is a (host, port, ...) tuple"
-            client = (peer[0], peer[1])
+            client = (host_of_peer(peer[0]), peer[1])
             set_options(sock, self._config.deadlines)
         return SocketTransport(
             sock, client, watch=self._watch, spool=self.new_spool(), receive_buffers=self._receive_buffers
