@@ -74,6 +74,17 @@ async def test_a_server_without_a_descriptor_to_spare_goes_on_when_there_is_one_
         for client in clients[5:]:
             await client.send(b"Host: test\r\n\r\n")
             assert (await client.answer()).status == 200
+
+        # However many come and go, the reserve is there.
+        waiting = [await connect(address) for _ in range(6)]
+        clients += waiting
+        for client in waiting:
+            await client.send(b"GET / HTTP/1.1\r\n")
+        for gone, client in zip(clients[5:11], waiting, strict=True):
+            gone.close()
+            await client.send(b"Host: test\r\n\r\n")
+            assert (await client.answer()).status == 200
+            assert (await client.get("/file")).status == 200
     finally:
         for client in clients:
             client.close()

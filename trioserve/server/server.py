@@ -254,7 +254,6 @@ class Server:
             if accepted is None:
                 return
             sock, peer = accepted
-            self._reserve.accepted(sock)
             try:
                 transport = self._transport(sock, peer)
             except OSError:
