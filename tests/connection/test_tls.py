@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import assert_checkpoints, wait_all_tasks_blocked
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 
 from tests.support import Ear
 from tests.support.tls import TlsClient, client_context, server_context
@@ -501,3 +503,60 @@ async def test_session_tickets_are_sent_at_the_handshakes_end(tickets):
     assert client.tls.session.has_ticket == bool(tickets)
     transport.close()
     peer.close()
+
+
+# Whatever comes
+
+
+@given(
+    pieces=st.lists(st.binary(min_size=1, max_size=2000), max_size=5),
+    damage=st.none() | st.tuples(st.integers(0, 20_000), st.integers(1, 255)),
+    cuts=st.lists(st.integers(1, 3000), min_size=1, max_size=5),
+)
+def test_whatever_happens_to_the_clients_bytes_what_is_received_is_a_beginning_of_what_it_said(pieces, damage, cuts):
+    async def play() -> None:
+        async with connected(window=10**6) as (transport, client):
+            for piece in pieces:
+                client.tls.write(piece)
+            wire = bytearray(client.outgoing.read())
+            damaged = damage is not None and damage[0] < len(wire)
+            if damaged:
+                wire[damage[0]] ^= damage[1]
+            got, ended, turn = b"", False, 0
+            while wire and not ended:
+                size = cuts[turn % len(cuts)]
+                turn += 1
+                await client.below.send_all(wire[:size])
+                del wire[:size]
+                try:
+                    got += received(transport) or b""
+                except HungUp:
+                    ended = transport._end is Cause.TLS_ERROR
+            said = b"".join(pieces)
+            assert said.startswith(got) if damaged else got == said
+            assert not ended or damaged
+
+    trio.run(play, clock=MockClock(autojump_threshold=0))
+
+
+@given(
+    damage=st.lists(st.tuples(st.integers(0, 600), st.integers(1, 255)), min_size=1, max_size=3),
+    cut=st.integers(1, 600),
+)
+def test_a_handshake_that_is_damaged_fails_or_waits_and_nothing_else(damage, cut):
+    async def play() -> None:
+        peer, below = pair()
+        transport, client = TlsTransport(below, _server_context()), TlsClient(peer, _client_context())
+        with contextlib.suppress(ssl.SSLWantReadError):
+            client.tls.do_handshake()
+        hello = bytearray(client.outgoing.read())
+        for place, change in damage:
+            hello[place % len(hello)] ^= change
+        await peer.send_all(hello[:cut])
+        await peer.send_all(hello[cut:])
+        peer.send_eof_nowait()
+        with pytest.raises((HandshakeError, HungUp)):
+            await transport.handshake()
+        transport.close()
+
+    trio.run(play, clock=MockClock(autojump_threshold=0))
