@@ -25,7 +25,7 @@ help:
 	@echo "make lint    style, types and the import rule only"
 	@echo "make format  format the code, and repair what can be repaired"
 	@echo "make bench   measure: how soon a departure is noticed, what leaks, what a request costs"
-	@echo "make hostile measure under attack: slow clients, thousands of idle ones, ten minutes of mixed traffic"
+	@echo "make hostile measure under attack: slow clients, thousands of idle ones, restarts, ten minutes of mixed traffic"
 	@echo "make clean   remove everything that was made"
 	@echo "make PYTHON=python3.12 ... takes another Python, TRIOSERVE_PORT=8001 make demo another port."
 
