@@ -15,9 +15,17 @@ class Secret(Exception):
     """What the handlers that fail raise."""
 
 
-@cache
 def application() -> tuple[App, Served]:
-    """The app, and whom it has served. One for all: servers one after another can serve it."""
+    """The app, and whom it has served. One for all servers, one after another; but each counts anew, since addresses of
+    clients come again.
+    """
+    app, served = _made_once()
+    served.clear()
+    return app, served
+
+
+@cache
+def _made_once() -> tuple[App, Served]:
     app = App()
     served: Served = Counter()
     _that_tell_of_the_request(app, served)
