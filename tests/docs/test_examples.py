@@ -18,7 +18,7 @@ from tests.support.program import trioserve
 from tests.support.server import Running, happens, start
 from tests.support.sockets import PATIENCE
 from trioserve import Abandoned, Completed
-from trioserve.cli import load
+from trioserve.cli.finding import load
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
