@@ -15,7 +15,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 from tests.docs.clients import Log, ask, leave, request
 from tests.support.tls import write_certificate
 from trioserve import Config, Deadlines, Limits
-from trioserve.cli import run as run_command
+from trioserve.cli import main as program
 from trioserve.testing import memory_server
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +76,9 @@ def test_every_link_leads_to_a_file_and_a_heading(path):
 
 
 def test_every_option_of_a_command_is_one_of_the_program():
-    options = {name for parameter in run_command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    options = {
+        name for parameter in program.commands["run"].params for name in (*parameter.opts, *parameter.secondary_opts)
+    }
     used = set()
     for path in DOCUMENTS:
         for command in re.findall(r"trioserve run main:app((?:[^`\n\\]|\\\n)*)", path.read_text()):
