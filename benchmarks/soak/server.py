@@ -40,7 +40,7 @@ from trioserve import (
     WebSocket,
     serve,
 )
-from trioserve.observe.reporter import ERROR_LOGGER
+from trioserve.core.errors import ERROR_LOGGER
 
 DEADLINES = Deadlines(handshake=2, head=2, idle=3, body_stall=2, send_stall=2, linger=1)
 HANDLER = 3.0

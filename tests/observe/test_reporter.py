@@ -12,8 +12,9 @@ import trio
 from trio.testing import MockClock
 
 from tests.support.sample_records import abandoned, completed
+from trioserve.core.errors import ERROR_LOGGER
 from trioserve.core.messages import RequestHead
-from trioserve.observe.reporter import ERROR_LOGGER, Reporter
+from trioserve.observe.reporter import Reporter
 
 DEADLINE = 5.0
 """Virtual seconds. Where a test has a real thread, it has no clock that jumps and no deadline."""

@@ -18,6 +18,7 @@ from tests.support.logs import errors
 from tests.support.memory import in_memory
 from trioserve import Abandoned, App, Cause, Deadlines, Limits, TcpAddress, UnixAddress
 from trioserve.connection.idle import SPARED
+from trioserve.core.records import written
 from trioserve.server.admission import SAID_EVERY, Crowd, Seldom, group_of
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -321,7 +322,7 @@ async def test_a_client_that_has_as_many_connections_as_it_may_is_reset_and_othe
     for client in (first, second):
         assert (await client.get()).status == 200
     third = connect_from("127.0.0.1", server)
-    name = third.socket.getsockname()
+    name = written(third.socket.getsockname())
     assert await third.is_reset()
     for _ in range(3):
         assert await connect_from("127.0.0.1", server).is_reset()

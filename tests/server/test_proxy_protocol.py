@@ -16,7 +16,7 @@ from tests.support import PATIENCE, Client, Running, happens, start
 from tests.support.tls import client_context, server_context
 from trioserve import App, Completed, Deadlines, HangupNews, Request, TcpAddress, UnixAddress
 from trioserve.connection.spool import Budget, Spool
-from trioserve.observe.reporter import ERROR_LOGGER
+from trioserve.core.errors import ERROR_LOGGER
 from trioserve.server.opening import Opening
 from trioserve.testing import memory_connection
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qsl, unquote
 
 from trioserve.app.cookies import parse_cookies
@@ -17,7 +17,7 @@ from trioserve.core.application import Exchange
 from trioserve.core.errors import HTTPError, ResponseError
 from trioserve.core.messages import Headers
 from trioserve.core.records import ClientAddress
-from trioserve.core.target import path_of
+from trioserve.core.target import Scheme, path_of
 
 if TYPE_CHECKING:
     from trioserve.app.websocket import WebSocket
@@ -91,7 +91,7 @@ class Request:
         return self._cookies
 
     @property
-    def scheme(self) -> Literal["http", "https"]:
+    def scheme(self) -> Scheme:
         """The scheme by which the client made the request, also that of a WebSocket: "http" or "https".
 
         Of a request that a trusted proxy has passed on (`Config.trusted_proxies`), the one that it says; else "https"

@@ -19,7 +19,7 @@ from trioserve.connection.turns import busy
 from trioserve.core.application import Endpoint, LastWords, T
 from trioserve.core.engine import NO_CONTENT
 from trioserve.core.errors import ClientGone, RequestError, ResponseError
-from trioserve.core.forwarded import Forwarded, Scheme, TrustedProxies
+from trioserve.core.forwarded import Forwarded, TrustedProxies
 from trioserve.core.lifecycle import (
     Cause,
     End,
@@ -33,6 +33,7 @@ from trioserve.core.limits import Deadlines, Limits
 from trioserve.core.messages import BodyPart, Content, Field, RequestHead, ResponseHead, Wire
 from trioserve.core.records import Abandoned, ClientAddress, Completed
 from trioserve.core.response_fields import response_fields
+from trioserve.core.target import Scheme
 
 if TYPE_CHECKING:
     from trioserve.connection.connection import Connection

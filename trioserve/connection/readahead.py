@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import Literal
 
 import trio
 
@@ -25,6 +24,7 @@ from trioserve.connection.spool import Spool
 from trioserve.connection.transport import HungUp, Interrupted, OnBytes, OnHangup, Transport
 from trioserve.core.lifecycle import Cause
 from trioserve.core.messages import FileSlice
+from trioserve.core.target import Scheme
 
 READ_AHEAD = 65_536
 """How many bytes are read before anybody asks: a pipelined head or two, and a FIN behind them."""
@@ -55,7 +55,7 @@ class ReadAhead:
         self._closed = False
 
     @property
-    def scheme(self) -> Literal["http", "https"]:
+    def scheme(self) -> Scheme:
         return self._transport.scheme
 
     async def pump(self) -> None:

@@ -31,12 +31,12 @@ import trio
 
 from trioserve.connection.spool import RECEIVE_SIZE
 from trioserve.connection.transport import HungUp, OnBytes, OnHangup, Transport, read_slice
-from trioserve.core.errors import ResponseError
+from trioserve.core.errors import ERROR_LOGGER, ResponseError
 from trioserve.core.lifecycle import Cause
 from trioserve.core.messages import FileSlice
 from trioserve.core.records import ClientAddress, written
 
-_log = logging.getLogger("trioserve.error")
+_log = logging.getLogger(ERROR_LOGGER)
 
 RECORD = 16_384
 """Bytes of plaintext that a record holds at the most (RFC 8446 §5.1)."""

@@ -32,6 +32,7 @@ from trioserve.core.errors import ResponseError
 from trioserve.core.lifecycle import Cause
 from trioserve.core.messages import FileSlice
 from trioserve.core.records import ClientAddress
+from trioserve.core.target import Scheme
 
 
 class HungUp(Exception):
@@ -57,7 +58,7 @@ class Transport(Protocol):
     """Who the peer is; None on a Unix socket. A proxy's word may take its place before the transport is served."""
 
     @property
-    def scheme(self) -> Literal["http", "https"]:
+    def scheme(self) -> Scheme:
         """The scheme of what is asked for over this transport: "https" if it is encrypted."""
         ...
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from trioserve.core.errors import RequestError
-from trioserve.core.forwarded import Scheme
 from trioserve.core.lifecycle import CANCEL, Cause, DisconnectPolicy, HalfClose
 from trioserve.core.limits import Deadlines, Limits
 from trioserve.core.messages import Content, Field, RequestHead
 from trioserve.core.records import Abandoned, ClientAddress
 from trioserve.core.status import DEFAULT, StatusPolicy
+from trioserve.core.target import Scheme
 
 T = TypeVar("T")
 

@@ -17,6 +17,9 @@ from http import HTTPStatus
 
 from trioserve.core.fields import field_of
 
+ERROR_LOGGER = "trioserve.error"
+"""The logger on which the server says what has gone wrong."""
+
 
 class TrioserveError(Exception):
     """Whatever trioserve raises on purpose."""

@@ -29,16 +29,14 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from trioserve.core.addresses import IpNetwork, parse_ip, parse_network
 from trioserve.core.errors import ConfigError, RequestError
 from trioserve.core.fields import TOKEN
 from trioserve.core.messages import Field
 from trioserve.core.records import ClientAddress
-from trioserve.core.target import parse_authority
-
-Scheme = Literal["http", "https"]
+from trioserve.core.target import Scheme, parse_authority
 
 UNIX = "unix"
 """Stands among the trusted proxies for whoever connects to a Unix socket."""

@@ -23,14 +23,17 @@ import functools
 import ipaddress
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import quote
 
 from trioserve.core.errors import RequestError
 from trioserve.core.messages import Field
 
-DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-"""The schemes that there are for us, with their ports: RFC 9110 §4.2."""
+Scheme = Literal["http", "https"]
+"""The schemes that there are for us: RFC 9110 §4.2."""
+
+DEFAULT_PORTS: Final[dict[str, int]] = {"http": 80, "https": 443}
+"""With their ports."""
 
 _UNRESERVED_AND_SUB_DELIMS = r"A-Za-z0-9._~!$&'()*+,;=\-"
 _ENCODED = "%[0-9A-Fa-f]{2}"
@@ -70,7 +73,7 @@ def authority_of(method: str, target: str, http_version: str, fields: Sequence[F
     return authority
 
 
-def check_scheme(target: str, scheme: str) -> None:
+def check_scheme(target: str, scheme: Scheme) -> None:
     """Refuse a valid target that is a URI of another scheme than the one by which the client made its request.
 
     Raises:

@@ -16,12 +16,11 @@ import trio
 
 from trioserve.core.application import Hook
 from trioserve.core.callables import is_async, name_of
+from trioserve.core.errors import ERROR_LOGGER
 from trioserve.core.messages import RequestHead
 from trioserve.core.records import Abandoned, Completed
 from trioserve.failures import is_failure
 from trioserve.observe.observer import Observer
-
-ERROR_LOGGER = "trioserve.error"
 
 HOOK_THREADS = 40
 """Worker threads for one plain hook: a crowd that leaves at once is told of within a second or so. Each hook has its

@@ -23,8 +23,8 @@ from ipaddress import IPv6Address, IPv6Network
 import trio
 
 from trioserve.core.addresses import IpAddress, parse_ip
+from trioserve.core.errors import ERROR_LOGGER
 from trioserve.core.records import ClientAddress
-from trioserve.observe.reporter import ERROR_LOGGER
 
 _log = logging.getLogger(ERROR_LOGGER)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import math
 import os
 import socket
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import trio
 
 from trioserve.core.errors import ConfigError
-from trioserve.core.limits import Deadlines
+from trioserve.core.limits import Deadlines, Limits
 from trioserve.server.config import Address, OpenSocket, TcpAddress, UnixAddress
 
 
@@ -25,6 +26,11 @@ class Listener:
 
     socket: socket.socket
     address: Address
+
+
+def backlog_of(limits: Limits) -> int:
+    """`Limits.backlog` as the system takes it, which has no infinity; it cuts it further to a bound of its own."""
+    return int(min(limits.backlog, 65_535))
 
 
 async def open_listeners(addresses: Sequence[Address], backlog: int) -> list[Listener]:
@@ -199,7 +205,7 @@ def set_options(sock: socket.socket, deadlines: Deadlines) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if sys.platform == "linux":
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_UNSENT)
-    if deadlines.vanish == float("inf"):
+    if deadlines.vanish == math.inf:
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if sys.platform == "linux":

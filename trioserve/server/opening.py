@@ -23,10 +23,10 @@ import trio
 
 from trioserve.connection.tls import HandshakeError, TlsTransport
 from trioserve.connection.transport import HungUp, Transport
+from trioserve.core.errors import ERROR_LOGGER
 from trioserve.core.lifecycle import Cause
 from trioserve.core.proxy_protocol import ProxyHeaderError, parse_proxy_header
 from trioserve.core.records import ClientAddress, written
-from trioserve.observe.reporter import ERROR_LOGGER
 from trioserve.server.config import Address, TcpAddress
 
 _log = logging.getLogger(ERROR_LOGGER)

@@ -45,6 +45,7 @@ from trioserve.core.addresses import host_of_peer
 from trioserve.core.application import Application
 from trioserve.core.engine import H11Engine
 from trioserve.core.forwarded import TrustedProxies
+from trioserve.core.records import written
 from trioserve.failures import is_failure, sole, ungrouped
 from trioserve.observe.access_log import AccessLog
 from trioserve.observe.observer import Observer
@@ -53,7 +54,7 @@ from trioserve.server import admission
 from trioserve.server.background import BackgroundWork
 from trioserve.server.config import Address, Config, HangupNews
 from trioserve.server.descriptors import Reserve
-from trioserve.server.listeners import Listener, close_listener, open_listeners, set_options
+from trioserve.server.listeners import Listener, backlog_of, close_listener, open_listeners, set_options
 from trioserve.server.opening import Opening, needs_opening
 
 _connection_ids = itertools.count(1)
@@ -97,7 +98,7 @@ async def serve(
     drain = drain if drain is not None else trio.Event()
     hasten = hasten if hasten is not None else trio.Event()
     server = Server(app, config)
-    backlog = int(min(config.limits.backlog, 65_535))
+    backlog = backlog_of(config.limits)
     listeners = await open_listeners(config.listen, backlog)
     with contextlib.ExitStack() as listening:
         for listener in listeners:
@@ -317,7 +318,7 @@ class Server:
         transport.reset()
         limit = self._config.limits.connections_per_client
         self._sent_away.warn(
-            "reset a connection of %s: it has %d (Limits.connections_per_client)", transport.client, limit
+            "reset a connection of %s: it has %d (Limits.connections_per_client)", written(transport.client), limit
         )
         return True
 

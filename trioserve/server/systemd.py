@@ -16,8 +16,7 @@ import socket
 import time
 from collections.abc import Mapping, MutableMapping
 
-from trioserve.core.errors import ConfigError
-from trioserve.observe.reporter import ERROR_LOGGER
+from trioserve.core.errors import ERROR_LOGGER, ConfigError
 
 _FIRST = 3
 """SD_LISTEN_FDS_START."""

@@ -35,7 +35,7 @@ from trioserve.connection.timers import current_timers
 from trioserve.core.errors import ConfigError
 from trioserve.server.config import Address, Config, OpenSocket
 from trioserve.server.fleet import FAILED, Action, Announce, End, Fleet, News, Order, Say, Send, Start, Tell
-from trioserve.server.listeners import Listener, leave_listener, open_listeners, remove_file
+from trioserve.server.listeners import Listener, backlog_of, leave_listener, open_listeners, remove_file
 
 VARIABLE = "TRIOSERVE_AS_WORKER"
 """The environment variable that makes a process a worker. Its value is what `Inheritance` is written as."""
@@ -165,7 +165,7 @@ class Supervisor:
         """
         receiver = trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         with receiver as signals, contextlib.ExitStack() as files:
-            backlog = int(min(self._config.limits.backlog, 65_535))
+            backlog = backlog_of(self._config.limits)
             for index, address in enumerate(self._config.listen):
                 for listener in await open_listeners([address], backlog):
                     files.callback(remove_file, listener)
