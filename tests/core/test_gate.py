@@ -199,6 +199,10 @@ def test_rfc9112_2_2_empty_lines_begin_no_request():
     gate.receive_data(b"\r\n")
     assert not gate.holds
     assert gate.held == b""
+    gate.receive_data(b"\r")
+    assert not gate.holds
+    gate.receive_data(b"\n")
+    assert gate.held == b""
     gate.receive_data(b"G")
     assert gate.holds
     assert gate.held == b"G"

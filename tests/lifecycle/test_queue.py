@@ -396,6 +396,23 @@ async def test_a_client_that_leaves_before_its_body_was_whole_leaves_the_queue(s
 
 @every_stage
 @pytest.mark.parametrize("how", ["FIN", "RESET"])
+async def test_a_client_that_has_sent_much_before_its_turn_leaves_the_queue(stage: Stage, how: str) -> None:
+    desk = Desk()
+    size = 10_000_000
+    async with stage.serve(desk.app, Config(limits=Limits(exchanges=1, body=math.inf))) as theatre:
+        await come(theatre, "a")
+        client = await theatre.connect()
+        await client.send(f"POST /b HTTP/1.1\r\nHost: example\r\nContent-Length: {size + 1}\r\n\r\n".encode())
+        await client.send(bytes(size))  # goes through only because the server takes in what lies unread
+        client.leave(how)
+        record = await theatre.abandoned()
+        assert (record.status, record.phase, record.cause) == (400, Phase.BODY, Cause(how))
+        assert record.outcome is Outcome.NOT_STARTED
+        assert desk.begun == ["a"]
+
+
+@every_stage
+@pytest.mark.parametrize("how", ["FIN", "RESET"])
 async def test_a_client_that_leaves_in_the_moment_in_which_its_turn_comes_is_not_handled(
     stage: Stage, how: str
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import socket
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from tests.support.memory import in_memory
 from trioserve import Abandoned, App, Cause, Deadlines, Limits, TcpAddress, UnixAddress
 from trioserve.connection.idle import SPARED
 from trioserve.core.records import written
-from trioserve.server.admission import SAID_EVERY, Crowd, Seldom, group_of
+from trioserve.server.admission import SAID_EVERY, Crowd, NoRoom, Seldom, accept, group_of
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 HALF, REST = GET[:20], GET[20:]
@@ -311,6 +313,27 @@ def has_been_closed(client: Client) -> bool:
         return client.socket._sock.recv(1, socket.MSG_PEEK) == b""
     except BlockingIOError:
         return False
+
+
+class Exhausted:
+    """A listener where accepting fails."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def accept(self) -> None:
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+def test_where_the_system_has_run_out_of_something_there_is_no_room(number):
+    with pytest.raises(NoRoom, match=os.strerror(number)):
+        accept(Exhausted(number))
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ECONNABORTED, errno.EPROTO, errno.EHOSTUNREACH])
+def test_where_nobody_waits_any_more_nobody_is_accepted_and_there_is_room(number):
+    assert accept(Exhausted(number)) is None
 
 
 # Per client

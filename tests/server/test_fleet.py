@@ -201,6 +201,13 @@ SCRIPTS: dict[str, Script] = {
         (4, "ready 4", ["start 5"]),
         (5, "ready 5", ["tell 2 DRAIN", "RESTARTED"]),
     ],
+    "a restart forgives: what dies after it is replaced at once": [
+        *COMPLETE,
+        (3, "ended 1 1", ["say 1 has ended with exit code 1; starting another", "start 3"]),
+        (3, "ended 3 1", ["say 3 has ended with exit code 1 before it was ready; starting another in 1 s"]),
+        (3.5, "restart", ["RESTARTING", "start 4"]),
+        (3.6, "ended 4 1", ["say 4 has ended with exit code 1 before it was ready; starting another", "start 5"]),
+    ],
     "a restart waits for a worker that is starting already": [
         *COMPLETE,
         (3, "ended 1 1", ["say 1 has ended with exit code 1; starting another", "start 3"]),

@@ -13,7 +13,7 @@ from tests.support import Client, Cut, Running, happens, start
 from tests.support.logs import errors
 from tests.support.memory import in_memory
 from trioserve import Abandoned, App, Cause, Completed, Deadlines, Outcome, Phase, Request, Response
-from trioserve.server.server import FIRST_REQUEST
+from trioserve.server.server import ACCEPT_AT_ONCE, FIRST_REQUEST
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 STREAM = b"GET /stream HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -407,6 +407,24 @@ async def test_at_the_deadline_a_head_that_is_not_complete_is_answered_503(nurse
     assert (await client.answer()).status == 503
     assert await client.is_closed()
     assert (await server.records.next(Completed)).target is None
+    await happens(server.ended.wait())
+
+
+async def test_all_who_wait_in_the_backlog_when_the_drain_begins_are_served(nursery):
+    """Also more of them than are accepted at once."""
+    app = Slow()
+    app.leave.set()
+    server = await start(nursery, app)
+    # Without a step of the scheduler: nobody is accepted before the drain was ordered.
+    waiting = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3 * ACCEPT_AT_ONCE)]
+    for sock in waiting:
+        sock.sendall(GET)
+    server.drain.set()
+
+    for sock in waiting:
+        client = Client(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
+        assert (await client.answer()).status == 200
+        client.close()
     await happens(server.ended.wait())
 
 

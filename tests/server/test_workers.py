@@ -16,10 +16,10 @@ import pytest
 import trio
 
 from tests.server.test_systemd import Manager, activated
-from tests.support import Client, connect
+from tests.support import PATIENCE, Client, connect
 from tests.support.program import Program, command, finished, trioserve
 from trioserve import Config, ConfigError, OpenSocket, TcpAddress, UnixAddress
-from trioserve.server.workers import VARIABLE, Inheritance, Supervisor
+from trioserve.server.workers import VARIABLE, Inheritance, Supervisor, _Process
 
 SHOP = """
 import os
@@ -180,6 +180,30 @@ async def test_a_ctrl_c_which_a_terminal_sends_to_the_whole_group_is_heard_once(
     assert said(program) == [SERVING, DRAINING]
 
 
+async def test_after_sigint_nobody_is_told_and_the_drains_delay_is_left_out(shop):
+    async with trioserve("run", "shop:app", *ANYWHERE, *TWO, cwd=shop, TRIOSERVE_DEADLINE_DRAIN_DELAY="24") as program:
+        idle = await client_of(program)
+        assert (await idle.get("/ready")).status == 200
+        program.process.send_signal(signal.SIGINT)
+        assert await idle.is_closed()
+        idle.close()
+        assert await program.process.wait() == 0
+
+
+async def test_when_the_workers_accept_nobody_any_more_the_system_refuses_who_comes(shop):
+    """The supervisor has the listener too: with it open, who comes would wait in the backlog for nobody."""
+    async with trioserve("run", "shop:app", *ANYWHERE, "--workers", "1", cwd=shop) as program:
+        order, idle = await order_under_way(program), await client_of(program)
+        assert (await idle.get("/ready")).status == 200
+        program.process.send_signal(signal.SIGTERM)
+        assert await idle.is_closed()  # the worker has closed its listener before that
+        idle.close()
+        with pytest.raises(ConnectionRefusedError):
+            await client_of(program)
+        assert await is_answered(order)
+        assert await program.process.wait() == 0
+
+
 async def test_sigterm_for_everybody_is_one_order_to_drain(shop):
     """As systemd sends it to all processes of a service."""
     async with trioserve("run", "shop:app", *ANYWHERE, *TWO, cwd=shop) as program:
@@ -302,6 +326,26 @@ async def test_a_process_that_cannot_be_started_is_told_and_ends_the_start():
     assert await supervisor.run() == 1
 
     assert said == ["cannot start a worker: No such file or directory"]
+
+
+async def run_process(process: _Process, command: list[str], to_be_sent: signal.Signals | None = None) -> int:
+    def inherited(link: int) -> Inheritance:
+        if to_be_sent is not None:
+            process.send(to_be_sent)
+        return Inheritance(link, (), ())
+
+    return await process.run(command, inherited, ready=lambda: None)
+
+
+async def test_a_process_whose_end_is_ordered_before_its_beginning_is_not_started():
+    process = _Process()
+    process.send(signal.SIGTERM)
+    assert await run_process(process, ["/nowhere/python"]) == -signal.SIGTERM
+
+
+async def test_a_signal_that_comes_while_a_process_is_being_started_is_sent_to_it():
+    with trio.fail_after(PATIENCE):
+        assert await run_process(_Process(), ["sleep", "1000"], signal.SIGTERM) == -signal.SIGTERM
 
 
 # Rolling restarts
