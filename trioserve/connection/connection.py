@@ -27,6 +27,7 @@ from trioserve.connection.timers import Timers
 from trioserve.connection.transport import HungUp, Interrupted, Transport
 from trioserve.connection.turns import busy
 from trioserve.core.application import Endpoint, Rules
+from trioserve.core.demands import check_expectations, check_size
 from trioserve.core.errors import DropConnection, HTTPError, RequestError, ResponseError, error_content
 from trioserve.core.fields import field_of
 from trioserve.core.lifecycle import ANSWERABLE, CLIENT_SLOW, Cause, ClientRules, End, Phase
@@ -187,8 +188,8 @@ class Connection:
             if self.context.proxies is not None:
                 exchange.hear(self.context.proxies)
             check_scheme(head.target, exchange.scheme)
-            _check_expectations(head)
-            _check_size(head, exchange.max_body)
+            check_expectations(head)
+            check_size(head, exchange.max_body)
             exchange.take_early_parts()
         except RequestError as error:
             self.close_after_exchange()
@@ -510,22 +511,3 @@ _WHY = {
     Cause.DRAIN: "the server is stopping",
     Cause.HANDLER_FAILED: "the server failed to answer this request",
 }
-
-
-def _check_size(head: RequestHead, max_body: float) -> None:
-    """Refuse a body that is announced as too large, before a byte of it is read."""
-    if head.content_length is not None and head.content_length > max_body:
-        raise RequestError(413, f"the request body is larger than {max_body:.0f} bytes")
-
-
-def _check_expectations(head: RequestHead) -> None:
-    """Refuse what a client expects of us and we do not know: RFC 9110 §10.1.1."""
-    for name, value in head.fields:
-        if name == b"expect":
-            for expectation in value.split(b","):
-                if expectation.strip(b" \t").lower() not in {b"", b"100-continue"}:
-                    raise RequestError(
-                        417,
-                        f"this server does not know the expectation {expectation.decode('latin-1').strip()!a}; "
-                        "100-continue is the only one that there is",
-                    )
