@@ -18,14 +18,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trioserve.core.errors import RequestError
-from trioserve.core.gate import (
-    LOOKED_AT_EARLY,
-    MAX_EMPTY_LINES,
-    MAX_LENGTH_DIGITS,
-    MAX_SIZE_DIGITS,
-    Gate,
-    content_length,
-)
+from trioserve.core.framing import MAX_LENGTH_DIGITS, content_length
+from trioserve.core.gate import LOOKED_AT_EARLY, Gate
+from trioserve.core.grammar import MAX_EMPTY_LINES, MAX_SIZE_DIGITS
 from trioserve.core.limits import Limits
 from trioserve.core.messages import RequestHead
 

@@ -20,6 +20,7 @@ from trioserve.core.application import Endpoint, LastWords, T
 from trioserve.core.engine import NO_CONTENT
 from trioserve.core.errors import ClientGone, RequestError, ResponseError
 from trioserve.core.forwarded import Forwarded, TrustedProxies
+from trioserve.core.framing import MAX_LENGTH_DIGITS
 from trioserve.core.lifecycle import (
     Cause,
     End,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 _CONTINUE = 100
 _SWITCHING_PROTOCOLS = 101
 _CLOSE = (b"connection", b"close")
-_LONGEST_LENGTH = 20  # digits, as many as 2^64 has
 # Whoever gets this far holds a token of the server's own limiter.
 _NO_LIMIT = trio.CapacityLimiter(math.inf)
 
@@ -530,9 +530,9 @@ def _content_length(fields: Sequence[Field]) -> int | None:
     """
     for name, value in fields:
         if name.lower() == b"content-length":
-            if not value.isdigit() or len(value) > _LONGEST_LENGTH:
+            if not value.isdigit() or len(value) > MAX_LENGTH_DIGITS:
                 raise ResponseError(
-                    f"the response's Content-Length is {value[:_LONGEST_LENGTH]!r}, not a number of bytes; leave it "
+                    f"the response's Content-Length is {value[:MAX_LENGTH_DIGITS]!r}, not a number of bytes; leave it "
                     "out, and the server sets it where it knows the length"
                 )
             return int(value)

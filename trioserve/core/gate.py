@@ -33,74 +33,32 @@ from enum import Enum, auto
 from typing import Final
 
 from trioserve.core.errors import RequestError
-from trioserve.core.fields import TOKEN
+from trioserve.core.framing import FRAMING, content_length
+from trioserve.core.grammar import (
+    CHUNK_LINE,
+    CHUNK_SIZE,
+    EXTENSIONS_SO_FAR,
+    FIELD,
+    FIELD_LINE_SO_FAR,
+    FIELD_LINES,
+    LF,
+    MAX_EMPTY_LINES,
+    MAX_SIZE_DIGITS,
+    REQUEST_LINE,
+    REQUEST_LINE_SO_FAR,
+    why_no_chunk_line,
+    why_no_field_line,
+    why_no_request_line,
+)
 from trioserve.core.limits import Limits
 from trioserve.core.messages import Field, RequestHead
 from trioserve.core.target import authority_of
 
-MAX_EMPTY_LINES: Final = 8
-"""Empty lines that are skipped before a request line. RFC 9112 §2.2 asks for one; old clients add it to a POST."""
-
-MAX_SIZE_DIGITS: Final = 16
-"""Digits in a chunk's size, leading zeros among them: as many as 2^64 - 1 has."""
-
-MAX_LENGTH_DIGITS: Final = 20
-"""Digits in a Content-Length, leading zeros among them: as many as 2^64 - 1 has."""
-
 LOOKED_AT_EARLY: Final = 256
 """Bytes of chunk extensions that are looked at before the line has an end."""
 
-# The grammar. No byte is looked at many times, whatever the input: what is repeated is either possessive (`*+`), or
-# what follows it matches in any case.
-
-_TOKEN = TOKEN.encode() + b"+"
-_TARGET = rb"[\x21-\x7e]++"
-_VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"  # RFC 9110 §5.5, with the white space around it
-
-_REQUEST_LINE = re.compile(b"(" + _TOKEN + b") (" + _TARGET + rb") HTTP/(1\.[01])\r\n")
-_FIELD_LINES = re.compile(b"(?:" + _TOKEN + b":" + _VALUE + rb"\r\n)*+\r\n")
-_FIELD = re.compile(rb"([^:]++):([^\r]*+)\r\n")  # for lines that are known to be good
-
-
-def _longest_beginning(*parts: bytes) -> bytes:
-    """A pattern for as much of `parts`, one after another, as there is.
-
-    It always matches. Where the match ends, the input ends too, or goes on with a byte that does not fit; and it ends
-    with a line feed only if the line is complete.
-    """
-    pattern = b""
-    for part in reversed(parts):
-        pattern = b"(?:" + part + pattern + b")?"
-    return pattern
-
-
-_REQUEST_LINE_SO_FAR = re.compile(
-    _longest_beginning(
-        _TOKEN, b" ", _TARGET, b" ", b"H", b"T", b"T", b"P", b"/", b"[0-9]", rb"\.", b"[0-9]", b"\r", b"\n"
-    )
-)
-_FIELD_LINE_SO_FAR = re.compile(rb"\r\n?|" + _longest_beginning(_TOKEN, b":", _VALUE, b"\r", b"\n"))
-
-# RFC 9112 §7.1 and §7.1.1. The name of an extension that goes on with "=" is left to the last part, where its value may
-# be incomplete.
-_SPACE = rb"[\t ]*+"
-_IN_QUOTES = rb"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]++|\\[\t\x20-\x7e\x80-\xff])*"
-_EXTENSION = b'%b;%b%b(?:%b=%b(?:%b|"%b")|(?!%b=))' % (
-    _SPACE, _SPACE, _TOKEN, _SPACE, _SPACE, _TOKEN, _IN_QUOTES, _SPACE,
-)  # fmt: skip
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,%d})\r\n" % MAX_SIZE_DIGITS)  # without extensions
-_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]*+")
-_EXTENSIONS_SO_FAR = re.compile(
-    b"(?:" + _EXTENSION + rb")*(?:\r\n?|"
-    + _longest_beginning(_SPACE, b";", _SPACE, _TOKEN, _SPACE, b"=", _SPACE, b'"', _IN_QUOTES, rb"\\")
-    + b")"
-)  # fmt: skip
-_LENGTH = re.compile(rb"[0-9]{1,%d}" % MAX_LENGTH_DIGITS)
-
-_CR, _LF = b"\r\n"
 _END_OF_SECTION = b"\r\n\r\n"
-_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
-_FOR_ENGINE = _FRAMING | {b"host", b"connection", b"expect", b"upgrade"}
+_FOR_ENGINE = FRAMING | {b"host", b"connection", b"expect", b"upgrade"}
 _VERSIONS = (b"HTTP/1.1\r\n", b"HTTP/1.0\r\n")
 
 
@@ -218,7 +176,7 @@ class Gate:
         if not size:
             return b""
         start = self._at
-        line = _REQUEST_LINE.match(self._held, start)
+        line = REQUEST_LINE.match(self._held, start)
         assert line is not None, "a head that was found good begins with a request line"
         method, target, version = (part.decode("ascii") for part in line.groups())
         self.method = method
@@ -237,7 +195,7 @@ class Gate:
         """The size of the head if it is all there and all is well with its lines, found out fast; else 0."""
         held, start, limits = self._held, self._at, self._limits
         end = held.find(_END_OF_SECTION, start) + len(_END_OF_SECTION)
-        line = _REQUEST_LINE.match(held, start, end)
+        line = REQUEST_LINE.match(held, start, end)
         if line is None:
             return 0
         size = end - start
@@ -247,7 +205,7 @@ class Gate:
             and line.end(1) - start <= limits.method
             and line.end(2) - line.start(2) <= limits.target
             and held.count(b"\r\n", line.end(), end) - 1 <= limits.fields
-            and _FIELD_LINES.fullmatch(held, line.end(), end)
+            and FIELD_LINES.fullmatch(held, line.end(), end)
         )
         return size if good else 0
 
@@ -272,7 +230,7 @@ class Gate:
     def _request_line(self) -> int:
         """The size of the request line (RFC 9112 §3), its end included; 0 if that is not there yet."""
         held, start, limits = self._held, self._at, self._limits
-        stop = _stop(_REQUEST_LINE_SO_FAR, held, start)
+        stop = _stop(REQUEST_LINE_SO_FAR, held, start)
         size = stop - start
         method, space, rest = held[start:stop].partition(b" ")
         target, _, version = rest.partition(b" ")
@@ -289,7 +247,7 @@ class Gate:
                 raise RequestError(505, "this server speaks HTTP/1.1 and HTTP/1.0")
             return size
         if stop < len(held) and held[start:] != b"\r":  # which may be half of an empty line
-            raise RequestError(400, _why_no_request_line(held[start:stop], held[stop]))
+            raise RequestError(400, why_no_request_line(held[start:stop], held[stop]))
         return 0
 
     def _field_line(self) -> int:
@@ -297,7 +255,7 @@ class Gate:
         held, limits = self._held, self._limits
         start = self._at + self._checked
         room = limits.head - self._checked
-        stop = _stop(_FIELD_LINE_SO_FAR, held, start)
+        stop = _stop(FIELD_LINE_SO_FAR, held, start)
         size = stop - start
         section, kind = ("head", "header") if self._next is _Next.HEAD else ("trailer section", "trailer")
         if self._fields >= limits.fields and held[start : start + 1] not in {b"", b"\r"}:
@@ -306,10 +264,10 @@ class Gate:
             raise RequestError(431, f"a {kind} field of the request is longer than {limits.field:.0f} bytes")
         if size > room:
             raise RequestError(431, f"the request's {section} is larger than {limits.head:.0f} bytes")
-        if size and held[stop - 1] == _LF:
+        if size and held[stop - 1] == LF:
             return size
         if stop < len(held):
-            raise RequestError(400, _why_no_field_line(held[start:stop], held[stop]))
+            raise RequestError(400, why_no_field_line(held[start:stop], held[stop]))
         return 0
 
     # Content (RFC 9112 §6 and §7)
@@ -356,7 +314,7 @@ class Gate:
     def _take_whole_chunks(self, content: list[bytes]) -> None:
         """Take the chunks that are all there and have no extensions, fast: there may be thousands in one segment."""
         held, at = self._held, self._at
-        while (line := _CHUNK_LINE.match(held, at)) is not None:
+        while (line := CHUNK_LINE.match(held, at)) is not None:
             start = line.end()
             end = start + int(line[1], 16)
             if end == start or not held.startswith(b"\r\n", end):
@@ -381,7 +339,7 @@ class Gate:
     def _chunk_line(self) -> bool:
         """Take a chunk's first line (§7.1); False if it is not all there yet."""
         held, start, limits = self._held, self._at, self._limits
-        digits = _stop(_CHUNK_SIZE, held, start)
+        digits = _stop(CHUNK_SIZE, held, start)
         if digits - start > MAX_SIZE_DIGITS:
             raise RequestError(400, f"a chunk's size has more than {MAX_SIZE_DIGITS} digits")
         # Of a long line only the beginning is looked at until all of it is there, or too much, lest each byte of it
@@ -389,17 +347,17 @@ class Gate:
         room = limits.chunk_extensions - self._extension_bytes
         early = digits + LOOKED_AT_EARLY
         is_long_and_open = start < digits and early < len(held) <= digits + room and held.find(b"\n", digits) < 0
-        if is_long_and_open and _stop(_EXTENSIONS_SO_FAR, held, digits, early) == early:
+        if is_long_and_open and _stop(EXTENSIONS_SO_FAR, held, digits, early) == early:
             return False
-        stop = digits if digits == start else _stop(_EXTENSIONS_SO_FAR, held, digits)
+        stop = digits if digits == start else _stop(EXTENSIONS_SO_FAR, held, digits)
         extensions = len(held[digits:stop].rstrip(b"\r\n"))
         if extensions > room:
             raise RequestError(
                 413, f"the chunk extensions of the request are larger than {limits.chunk_extensions:.0f} bytes"
             )
-        if stop == digits or held[stop - 1] != _LF:
+        if stop == digits or held[stop - 1] != LF:
             if stop < len(held):
-                raise RequestError(400, _why_no_chunk_line(held[start:stop], held[stop]))
+                raise RequestError(400, why_no_chunk_line(held[start:stop], held[stop]))
             return False
         self._extension_bytes += extensions
         self._left = int(held[start:digits], 16)
@@ -414,7 +372,7 @@ class Gate:
             return b""
         trailers = _fields(self._held[self._at : self._at + size - 2])
         for name, _ in trailers:
-            if name in _FRAMING:
+            if name in FRAMING:
                 raise RequestError(400, f"{name.decode()} cannot be a trailer field (RFC 9110 §6.5.1)")
         self.trailers = trailers
         self._pass(size)
@@ -432,79 +390,4 @@ def _stop(pattern: re.Pattern[bytes], held: bytes, start: int, end: int = sys.ma
 
 def _fields(lines: bytes) -> tuple[Field, ...]:
     """The fields in field lines that are known to be good."""
-    return tuple([(name.lower(), value.strip(b" \t")) for name, value in _FIELD.findall(lines)])
-
-
-def content_length(fields: Sequence[Field], http_version: str) -> int | None:
-    """The announced length of a request's content: None if it is chunked, 0 if there is none (RFC 9112 §6.3).
-
-    Raises:
-        RequestError: it is not announced in exactly one way.
-    """
-    lengths: list[bytes] = []
-    codings: list[bytes] = []
-    for name, value in fields:
-        if name in _FRAMING:
-            (lengths if name == b"content-length" else codings).append(value)
-    if codings:
-        if lengths:
-            raise RequestError(400, "the request has both Content-Length and Transfer-Encoding (RFC 9112 §6.1)")
-        if http_version == "1.0":
-            raise RequestError(400, "an HTTP/1.0 request cannot have Transfer-Encoding (RFC 9112 §6.1)")
-        _check_chunked(b",".join(codings))
-        return None
-    if not lengths:
-        return 0
-    # Equal ones could be taken for one (§6.3), but who sends two has been tampered with.
-    if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
-        raise RequestError(400, "the request's Content-Length is not one number of bytes (RFC 9112 §6.3)")
-    return int(lengths[0])
-
-
-def _check_chunked(codings: bytes) -> None:
-    names = [coding.strip(b" \t").lower() for coding in codings.split(b",")]
-    if names == [b"chunked"]:
-        return
-    if names[-1] != b"chunked":
-        raise RequestError(400, "chunked is not the last transfer coding of the request (RFC 9112 §6.3)")
-    if b"chunked" in names[:-1] or not all(names):
-        raise RequestError(400, "the request's Transfer-Encoding is malformed (RFC 9112 §6.1)")
-    raise RequestError(501, "this server knows no transfer coding but chunked (RFC 9112 §6.1)")
-
-
-# Why a line is none: `line` is its longest beginning that would be one, and `byte` the one behind it.
-
-
-def _why_no_request_line(line: bytes, byte: int) -> str:
-    parts = line.count(b" ")
-    if not line and byte == _CR:
-        return f"there are more than {MAX_EMPTY_LINES} empty lines before the request, or a carriage return alone"
-    if not line and byte == 0x16:
-        return "this is no HTTP request, but looks like TLS; this port speaks plain HTTP"
-    if not parts:
-        return "the request does not begin with a method and one space (RFC 9112 §3.1)"
-    if parts == 1:
-        return "the request target is empty or has a character that it cannot have (RFC 9112 §3.2)"
-    return "the request line does not end with one space, HTTP/1.1 and a line break (RFC 9112 §3)"
-
-
-def _why_no_field_line(line: bytes, byte: int) -> str:
-    if line.endswith(b"\r"):
-        return "a carriage return in the request is not followed by a line feed (RFC 9112 §2.2)"
-    if not line and byte in b" \t":
-        return "a line of the request begins with white space; line folding is obsolete (RFC 9112 §5.2)"
-    if b":" not in line:
-        if byte in b" \t":
-            return "there is white space before the colon of a field (RFC 9112 §5.1)"
-        return "a line of the request is no field: a name, a colon and a value (RFC 9112 §5)"
-    if byte == _LF:
-        return "a line of the request ends with a line feed alone (RFC 9112 §2.2)"
-    return "a field of the request has a control character (RFC 9110 §5.5)"
-
-
-def _why_no_chunk_line(line: bytes, byte: int) -> str:
-    if not line:
-        return "a chunk of the request's content does not begin with its size in hexadecimal digits (RFC 9112 §7.1)"
-    if line.endswith(b"\r") or byte == _LF:
-        return "a chunk's first line does not end with a carriage return and a line feed (RFC 9112 §7.1)"
-    return "a chunk extension is malformed (RFC 9112 §7.1.1)"
+    return tuple([(name.lower(), value.strip(b" \t")) for name, value in FIELD.findall(lines)])
