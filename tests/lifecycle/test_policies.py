@@ -118,6 +118,39 @@ async def test_under_finish_a_failure_after_the_departure_is_told_by_the_record_
         assert not caplog.records
 
 
+async def size_read_after_departure(stage: Stage, how: str, size: int) -> int:
+    """How much of a body of this size a handler reads under FINISH, if its client has sent all and left."""
+    app, visit, left = App(disconnect=FINISH), Visit(), trio.Event()
+    sizes = []
+
+    @app.post("/")
+    async def pay(request: Request) -> None:
+        async with visit:
+            await left.wait()
+            sizes.append(len(await request.body()))
+
+    async with stage.serve(app) as theatre:
+        client = await theatre.connect(window=2 * size)
+        await client.send(b"POST / HTTP/1.1\r\nHost: example\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+        await visit.started.wait()
+        client.leave(how)
+        await trio.testing.wait_all_tasks_blocked()
+        left.set()
+        record = await theatre.abandoned()
+        assert (record.cause, record.outcome) == (how, Outcome.FINISHED)
+    return sum(sizes)
+
+
+@every_stage
+async def test_under_finish_a_body_that_was_sent_whole_is_read_whole(stage: Stage) -> None:
+    assert await size_read_after_departure(stage, "FIN", 300_000) == 300_000
+
+
+@in_memory
+async def test_under_finish_a_body_that_had_come_whole_before_a_reset_is_read_whole(stage: Stage) -> None:
+    assert await size_read_after_departure(stage, "RESET", 300_000) == 300_000
+
+
 @every_stage
 async def test_under_finish_a_body_that_will_never_come_is_an_error_for_who_reads_it(stage: Stage) -> None:
     app, visit, errors = App(), Visit(), []

@@ -52,6 +52,8 @@ class ReadAhead:
         # Set when the pump may have something to do again; replaced by the pump when it has nothing to do.
         self._wanted = trio.Event()
         self._interruptions = 0
+        # Our FIN was sent: from then on the system refuses even a send of no bytes, whatever becomes of the peer.
+        self._said_eof = False
         self._closed = False
 
     @property
@@ -67,7 +69,6 @@ class ReadAhead:
                     self._read()
                 else:
                     await self._rest()
-                    self._look_for_reset()
             except Interrupted:
                 continue
 
@@ -75,9 +76,11 @@ class ReadAhead:
         return self._end is None and self._spool.size < self._reach and self._spool.has_room()
 
     async def _rest(self) -> None:
+        """Nothing can be read: wait for a moment, or until something may have changed."""
         self._wanted = trio.Event()
         with trio.move_on_after(LOOK_EVERY):
             await self._wanted.wait()
+        self._look_for_reset()
 
     def _read(self) -> None:
         # Asked again, since the budget may have gone to others while the pump waited.
@@ -97,8 +100,11 @@ class ReadAhead:
             self._ended(Cause.FIN)
 
     def _look_for_reset(self) -> None:
-        """A send of no bytes sends nothing, but tells of a reset, also behind a FIN or behind unread bytes."""
-        if self._closed:
+        """A send of no bytes sends nothing, but tells of a reset, also behind a FIN or behind unread bytes.
+
+        After our own FIN it tells nothing; then whoever still reads meets the reset.
+        """
+        if self._closed or self._said_eof:
             return
         try:
             self._transport.send_nowait(b"")
@@ -189,6 +195,7 @@ class ReadAhead:
         self._transport.interrupt()
 
     def send_eof(self) -> None:
+        self._said_eof = True
         self._transport.send_eof()
 
     def close(self) -> None:
@@ -235,8 +242,8 @@ class WatchedReadAhead(ReadAhead):
         super().look()
 
     async def _rest(self) -> None:
-        if self._end is None:
-            await super()._rest()  # the budget is used up by others: look again
-        else:
-            self._wanted = trio.Event()
+        # The budget may be used up by others, and nobody tells when it is not: look again. Behind the end there is
+        # nothing to look for.
+        self._wanted = trio.Event()
+        with trio.move_on_after(LOOK_EVERY if self._end is None else math.inf):
             await self._wanted.wait()

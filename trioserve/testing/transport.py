@@ -48,7 +48,7 @@ class _Flow:
         self._queued = bytearray()
         self._arrived = bytearray()
         # The sender has said that nothing more comes; and that has arrived.
-        self._fin_sent = False
+        self.fin_sent = False
         self.fin_arrived = False
         # The receiver's side of the network is gone: nothing arrives any more.
         self.cut = False
@@ -74,7 +74,7 @@ class _Flow:
         return len(taken)
 
     def send_fin(self) -> None:
-        self._fin_sent = True
+        self.fin_sent = True
         self._move()
 
     def receive(self, limit: int) -> bytes:
@@ -108,7 +108,7 @@ class _Flow:
         size = min(self._window - len(self._arrived), len(self._queued))
         self._arrived += self._queued[:size]
         del self._queued[:size]
-        if self._fin_sent and not self._queued:
+        if self.fin_sent and not self._queued:
             self.fin_arrived = True
         if size or self.fin_arrived:
             self.on_arrival()
@@ -214,6 +214,8 @@ class MemoryTransport(_End):
     def send_nowait(self, data: bytes | memoryview | FileSlice) -> int:
         if self._broken is not None:
             raise HungUp(self._broken)
+        if self._outgoing.fin_sent:
+            raise HungUp(Cause.RESET)  # as the system says it (EPIPE), of no bytes too
         taken = self._outgoing.send(data)
         self.sent_bytes += taken
         if taken and self.peer.is_closed:
