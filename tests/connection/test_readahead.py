@@ -321,6 +321,14 @@ async def test_a_spool_that_is_emptied_is_filled_again():
         assert await receive(transport, 4) == b"more"
 
 
+async def test_what_has_arrived_is_received_also_before_the_pump_has_had_its_turn():
+    async with connected() as (transport, client):
+        client.send(b"hello")
+
+        assert transport.receive_nowait() == b"hello"
+        assert transport.receive_nowait() is None
+
+
 async def test_waiting_is_always_a_checkpoint():
     async with connected() as (transport, client):
         client.send(b"hello")

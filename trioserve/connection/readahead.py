@@ -2,7 +2,8 @@
 
 The portable fallback for the hangup watch, with the same contract: where the kernel cannot tell of a hangup without a
 read (everywhere but on Linux, and over generic streams), a task per connection, the pump, reads into a bounded spool
-and so meets the peer's FIN. Who reads: the pump, and nobody else; the connection takes its bytes from the spool.
+and so meets the peer's FIN. The connection takes its bytes from the spool; if that is empty, what the pump has not had
+its turn to read is read into it first, so that "nothing there" is never said of bytes that have arrived.
 
 `WatchedReadAhead` is for a transport whose watch hears some departures and not others: TLS.
 
@@ -109,7 +110,14 @@ class ReadAhead:
         try:
             self._transport.send_nowait(b"")
         except HungUp as error:
+            self._keep_the_rest()
             self._ended(error.cause)
+
+    def _keep_the_rest(self) -> None:
+        """What had come before a reset, for a handler that runs on."""
+        with contextlib.suppress(HungUp):
+            while self._spool.has_room() and (data := self._transport.receive_nowait()):
+                self._spool.put(data)
 
     def _ended(self, cause: Cause) -> None:
         self._end = cause
@@ -121,6 +129,8 @@ class ReadAhead:
             self._on_hangup(self._end)
 
     def receive_nowait(self) -> bytes | None:
+        if not self._spool.size:
+            self._read()  # what lies below is there already, though the pump has not had its turn
         data = self._spool.take()
         if data is not None:
             self._wanted.set()
@@ -230,12 +240,6 @@ class WatchedReadAhead(ReadAhead):
             self._ended(cause)
         elif self._end is None and self._on_hangup is not None:
             self._on_hangup(cause)  # the pump will meet it in its place
-
-    def _keep_the_rest(self) -> None:
-        """What had come before a reset, for a handler that runs on."""
-        with contextlib.suppress(HungUp):
-            while self._spool.has_room() and (data := self._transport.receive_nowait()):
-                self._spool.put(data)
 
     def look(self) -> None:
         self._transport.look()
