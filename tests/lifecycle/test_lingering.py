@@ -6,7 +6,7 @@ what is still on its way (RFC 9112 §9.6). So in each of these plays the client 
 
 from __future__ import annotations
 
-from lifecycle.stage import Client, Stage, every_stage
+from lifecycle.stage import GET, Client, Stage, every_stage
 from trioserve import App
 
 LONG = 1_000_000
@@ -48,4 +48,20 @@ async def test_a_client_that_uploads_first_and_reads_afterwards_gets_an_early_an
         await client.send(UPLOAD)
         assert (await theatre.completed()).status == 200
         await client.send(bytes(LONG))
+        assert await content_of_answer(client) == ANSWER
+
+
+@every_stage
+async def test_a_client_that_has_pipelined_behind_its_last_request_gets_the_last_answer(stage: Stage) -> None:
+    app = App()
+
+    @app.get("/")
+    async def handler() -> bytes:
+        client.send_now(GET)  # it lies there when the answer is out, and nobody has had the time to look
+        return ANSWER
+
+    async with stage.serve(app) as theatre:
+        client = await theatre.connect()
+        await client.send(b"GET / HTTP/1.1\r\nHost: example\r\nConnection: close\r\n\r\n")
+        assert (await theatre.completed()).status == 200
         assert await content_of_answer(client) == ANSWER
