@@ -6,6 +6,10 @@ what is still on its way (RFC 9112 §9.6). So in each of these plays the client 
 
 from __future__ import annotations
 
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
 from lifecycle.stage import GET, Client, Stage, every_stage
 from trioserve import App
 
@@ -65,3 +69,20 @@ async def test_a_client_that_has_pipelined_behind_its_last_request_gets_the_last
         await client.send(b"GET / HTTP/1.1\r\nHost: example\r\nConnection: close\r\n\r\n")
         assert (await theatre.completed()).status == 200
         assert await content_of_answer(client) == ANSWER
+
+
+@every_stage
+@pytest.mark.parametrize("order", ["drain", "stop"])
+async def test_a_server_that_ends_meanwhile_takes_the_answer_from_nobody(stage: Stage, order: str) -> None:
+    async with stage.serve(answers_early()) as theatre:
+        client = await theatre.connect()
+        await client.send(UPLOAD)
+        assert (await theatre.completed()).status == 200
+        if order == "drain":
+            theatre.nursery.start_soon(theatre.drain)
+        else:
+            theatre.nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await wait_all_tasks_blocked()  # every connection has been told
+            await client.send(bytes(LONG))
+            assert await content_of_answer(client) == ANSWER

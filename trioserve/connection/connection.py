@@ -449,7 +449,8 @@ class Connection:
         """Let the client read our answer before the close.
 
         If unread bytes lie in the socket when it is closed, the system sends a RST, which can destroy an answer that
-        is still on its way (RFC 9112 §9.6). So say that we are done, and read on for a while.
+        is still on its way (RFC 9112 §9.6). So say that we are done, and read on for a while. A drain does not cut it
+        short: it has its own deadline, and the answer is owed.
         """
         try:
             if self.engine.request_complete and self.transport.receive_nowait() is None:

@@ -109,17 +109,19 @@ class Departure:
             raise ClientGone(self._reason())
 
     def unwound(self) -> None:
-        """The handler has ended: nothing is overdue."""
-        self._timer.stop()
+        """All that the scope held has ended: nothing is overdue, and there is nothing left to cancel or to interrupt,
+        whatever is still heard.
+        """
+        self._timer.discard()
 
     def discard(self) -> None:
-        """The connection is over: no timer of ours will be due, and whoever still uses it is told so."""
+        """The connection is closed: whoever still uses it is told so."""
         self._timer.discard()
         self.scope.cancel(reason="the connection is closed")
 
     def _carry_out(self, verdict: Verdict, rules: ClientRules) -> None:
         if self._timer.is_discarded:
-            return  # the connection is closed: there is nothing left to end
+            return  # all has unwound: there is nothing left to end
         match verdict:
             case Verdict.NOTHING:
                 return
