@@ -12,6 +12,7 @@ from tests.support import Cut, happens, start
 from tests.support.logs import errors, tracebacks
 from trioserve import Abandoned, App, Cause, Completed, HTTPError, Limits, Request, Response
 from trioserve.core.application import Rules
+from trioserve.server.server import date_field
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 WAITING = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
@@ -28,6 +29,15 @@ async def test_6_6_1_every_answer_has_one_date_of_now(nursery):
         assert date is not None
         assert date.endswith(" GMT")
         assert before <= email.utils.parsedate_to_datetime(date).timestamp() <= time.time()
+
+
+def test_6_6_1_a_date_is_made_once_a_second():
+    times = iter([784_111_777.0, 784_111_777.9, 784_111_778.0])
+    date = date_field(lambda: next(times))
+
+    first, second = date(), date()
+    assert second is first == b"Sun, 06 Nov 1994 08:49:37 GMT"
+    assert date() == b"Sun, 06 Nov 1994 08:49:38 GMT"
 
 
 async def test_6_6_1_a_refusal_has_a_date_too(nursery):

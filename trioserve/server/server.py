@@ -425,13 +425,16 @@ async def _fenced(run: Callable[[], Awaitable[None]]) -> None:
         fence.start_soon(run)
 
 
-def date_field() -> Callable[[], bytes]:
-    """A function that gives the Date field's value (RFC 9110 §5.6.7), made anew once a second at most."""
+def date_field(clock: Callable[[], float] = time.time) -> Callable[[], bytes]:
+    """A function that gives the Date field's value (RFC 9110 §5.6.7), made anew once a second at most.
+
+    `clock` tells the time in seconds since 1970.
+    """
     made_at, value = 0, b""
 
     def date() -> bytes:
         nonlocal made_at, value
-        now = int(time.time())
+        now = int(clock())
         if now != made_at:
             made_at, value = now, email.utils.formatdate(now, usegmt=True).encode("ascii")
         return value
