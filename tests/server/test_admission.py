@@ -440,6 +440,15 @@ async def test_the_client_that_a_proxy_speaks_for_is_counted_and_not_the_proxy(n
     assert (await (await come("192.0.2.1")).answer()).status == 200
 
 
+async def test_a_proxy_that_has_not_said_yet_for_whom_it_speaks_counts_for_nobody(nursery):
+    listen = (TcpAddress("127.0.0.1", 0, proxy_protocol=True),)
+    server = await start(nursery, app_that_greets(), listen=listen, limits=Limits(connections_per_client=1))
+    await server.connect()
+    await wait_all_tasks_blocked()
+    for_itself = await server.ask(b"PROXY TCP4 127.0.0.1 192.0.2.2 51234 443\r\n" + GET)
+    assert (await for_itself.answer()).status == 200
+
+
 async def test_clients_of_a_unix_socket_are_not_counted(nursery, tmp_path):
     server = await start(
         nursery,

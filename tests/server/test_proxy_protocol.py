@@ -280,6 +280,17 @@ async def closed(client) -> None:
 # In memory, where every order can be arranged.
 
 
+async def test_an_opening_that_is_cancelled_from_outside_leaves_nothing_open():
+    peer, subject = opening()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(subject.run)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    with trio.fail_after(PATIENCE):
+        assert await peer.receive_some() == b""
+    peer.close()
+
+
 def opening(deadline: float = 10):
     peer, transport = memory_connection(Spool(65_536, Budget(65_536)))
     return peer, Opening(transport, HERE, deadline, lambda: b"now")
