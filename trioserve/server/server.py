@@ -153,8 +153,6 @@ class Server:
         self._living: dict[Connection | Opening, admission.Group | None] = {}
         self._crowd = admission.Crowd(limits.connections_per_client)
         self._no_room, self._sent_away = admission.Seldom(), admission.Seldom()
-        # Nobody is accepted any more, and connections end when they are idle. Set once, by `drain`.
-        self._closes_idle = False
         self._gone = trio.lowlevel.ParkingLot()
         # Where connections run, while `running`; what is around the block that starts them; and set when it was left.
         self._connections: trio.Nursery | None = None
@@ -339,10 +337,9 @@ class Server:
             case HangupNews.KERNEL if isinstance(transport, TlsTransport):
                 transport = self._read_ahead(WatchedReadAhead, transport, connections)
         connection = Connection(self._context, transport, self._timers, next(_connection_ids))
-        # Living from now on, so that a drain which comes before the task's first step does not miss it.
+        # Living from now on, so that a drain which comes before the task's first step does not miss it. One that starts
+        # during the drain, behind its opening, ends with its first answer, since all announce the end by then.
         self._living[connection] = self._crowd.came(transport.client)
-        if self._closes_idle:
-            connection.drain()
         connections.start_soon(self._serve, connection)
 
     def _read_ahead(self, kind: type[ReadAhead], transport: Transport, connections: trio.Nursery) -> ReadAhead:
@@ -383,7 +380,6 @@ class Server:
 
     async def drain(self, deadline: float, hasten: trio.Event) -> None:
         """Let the exchanges under way end; cancel them at the deadline. Their unwinding is the nursery's to await."""
-        self._closes_idle = True
         for living in tuple(self._living):
             living.drain()
         with trio.move_on_at(deadline):
