@@ -242,6 +242,8 @@ async def test_what_comes_behind_a_close_notify_is_ignored():
         await client.below.send_all(b"anything")
 
         assert transport.receive_nowait() == b""
+        await client.below.send_all(b"and more")
+        assert not transport.has_bytes()
         assert transport.receive_nowait() == b""
 
 

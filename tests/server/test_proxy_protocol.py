@@ -280,6 +280,26 @@ async def closed(client) -> None:
 # In memory, where every order can be arranged.
 
 
+@pytest.mark.parametrize(
+    ("orders", "why"),
+    [
+        (("stop",), "the server stops"),
+        (("end_if_idle",), "its place is needed, or the server stops"),
+        (("end_if_idle", "stop"), "its place is needed, or the server stops"),
+    ],
+    ids=str,
+)
+async def test_of_an_opening_that_is_ended_it_is_said_why(debug_lines, orders, why):
+    peer, subject = opening()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(subject.run)
+        await trio.testing.wait_all_tasks_blocked()
+        for order in orders:
+            getattr(subject, order)()
+    assert [line.rpartition(": ")[2] for line in debug_lines()] == [why]
+    peer.close()
+
+
 async def test_an_opening_that_is_cancelled_from_outside_leaves_nothing_open():
     peer, subject = opening()
     async with trio.open_nursery() as nursery:
