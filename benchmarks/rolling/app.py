@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator
 
+from benchmarks.rolling.clients import READY
 from trioserve import App, Request, Response
 
 ENDED = "worker ended"
@@ -20,6 +21,11 @@ async def say_when_it_has_ended() -> AsyncIterator[None]:
 @app.get("/")
 async def hello() -> Response:
     return Response("Hello, world!", headers=ME)
+
+
+@app.get("/ready")
+async def ready(request: Request) -> Response:
+    return Response(READY, status=503 if request.stopping else 200, headers=ME)
 
 
 @app.post("/echo")

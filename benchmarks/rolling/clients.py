@@ -22,7 +22,10 @@ PAUSE = 0.05
 PATIENCE = 30.0
 """Seconds after which an answer counts as lost."""
 
-_GET = b"GET / HTTP/1.1\r\nHost: rolling\r\n%b\r\n"
+READY = b"ready"
+"""What is answered to who asks whether more requests are welcome."""
+
+_GET = b"GET %b HTTP/1.1\r\nHost: rolling\r\n%b\r\n"
 _POST = b"POST /echo HTTP/1.1\r\nHost: rolling\r\nContent-Length: %d\r\n\r\n"
 _CLOSE = b"Connection: close\r\n"
 _CONTENT = bytes(range(256)) * 4
@@ -126,12 +129,12 @@ async def _answered(ledger: Ledger, kind: str, ask: Ask, stream: trio.SocketStre
 
 
 async def get(stream: trio.SocketStream) -> Answer:
-    await stream.send_all(_GET % b"")
+    await stream.send_all(_GET % (b"/", b""))
     return await _right(stream, HELLO)
 
 
 async def get_and_close(stream: trio.SocketStream) -> Answer:
-    await stream.send_all(_GET % _CLOSE)
+    await stream.send_all(_GET % (b"/", _CLOSE))
     return await _right(stream, HELLO)
 
 
@@ -139,6 +142,12 @@ async def get_slowly(stream: trio.SocketStream) -> Answer:
     """As over a line on which a round trip takes long: nothing comes for a while after the connection is there."""
     await trio.sleep(PAUSE)
     return await get_and_close(stream)
+
+
+async def check_readiness(stream: trio.SocketStream) -> Answer:
+    """As a balancer that keeps its connection: refused, it would send nobody any more to a service that goes on."""
+    await stream.send_all(_GET % (b"/ready", b""))
+    return await _right(stream, READY)
 
 
 async def post_in_two(stream: trio.SocketStream) -> Answer:
@@ -180,6 +189,7 @@ async def _more(stream: trio.SocketStream) -> bytes:
 KINDS: dict[str, tuple[Callable[[Ledger, str, Ask, random.Random], Awaitable[None]], Ask]] = {
     "keep-alive": (keep_alive, get),
     "keep-alive, uploads in two pieces": (keep_alive, post_in_two),
+    "keep-alive, readiness": (keep_alive, check_readiness),
     "one request a connection": (one_each, get_and_close),
     "one request a connection, after a while": (one_each, get_slowly),
 }

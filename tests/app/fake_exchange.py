@@ -23,6 +23,7 @@ class FakeExchange:
     max_body = float("inf")
     ended = False
     draining = False
+    stopping = False
     refusal = None
     limits = Limits()
     deadlines = Deadlines()

@@ -143,8 +143,8 @@ SCRIPTS: dict[str, Script] = {
     "a restart replaces one after another, each new one being ready first": [
         *COMPLETE,
         (5, "restart", ["RESTARTING", "start 3"]),
-        (6, "ready 3", ["tell 1 DRAIN", "start 4"]),
-        (7, "ready 4", ["tell 2 DRAIN", "RESTARTED"]),
+        (6, "ready 3", ["tell 1 REPLACE", "start 4"]),
+        (7, "ready 4", ["tell 2 REPLACE", "RESTARTED"]),
         (8, "ended 2 0", []),
         (9, "ended 1 0", []),
     ],
@@ -164,24 +164,24 @@ SCRIPTS: dict[str, Script] = {
         *COMPLETE,
         (5, "restart", ["RESTARTING", "start 3"]),
         (6, "restart", ["RESTARTING"]),
-        (7, "ready 3", ["tell 1 DRAIN", "start 4"]),
-        (8, "ready 4", ["tell 2 DRAIN", "start 5"]),
-        (9, "ready 5", ["tell 3 DRAIN", "RESTARTED"]),
+        (7, "ready 3", ["tell 1 REPLACE", "start 4"]),
+        (8, "ready 4", ["tell 2 REPLACE", "start 5"]),
+        (9, "ready 5", ["tell 3 REPLACE", "RESTARTED"]),
     ],
     "a restart before all are ready comes after that": [
         (0, "begin", ["start 1"]),
         (1, "ready 1", ["start 2"]),
         (1, "restart", []),
         (2, "ready 2", ["COMPLETE", "RESTARTING", "start 3"]),
-        (3, "ready 3", ["tell 1 DRAIN", "start 4"]),
-        (4, "ready 4", ["tell 2 DRAIN", "RESTARTED"]),
+        (3, "ready 3", ["tell 1 REPLACE", "start 4"]),
+        (4, "ready 4", ["tell 2 REPLACE", "RESTARTED"]),
     ],
     "a worker that dies while its successor starts is not replaced twice": [
         *COMPLETE,
         (5, "restart", ["RESTARTING", "start 3"]),
         (6, "ended 1 -9", [f"say 1 {KILLED}; its successor is starting"]),
         (7, "ready 3", ["start 4"]),
-        (8, "ready 4", ["tell 2 DRAIN", "RESTARTED"]),
+        (8, "ready 4", ["tell 2 REPLACE", "RESTARTED"]),
     ],
     "a successor whose predecessor has died is replaced as any other": [
         *COMPLETE,
@@ -199,7 +199,7 @@ SCRIPTS: dict[str, Script] = {
         (3, "ended 3 1", ["say 3 has ended with exit code 1 before it was ready; starting another in 1 s"]),
         (3.5, "restart", ["RESTARTING", "start 4"]),
         (4, "ready 4", ["start 5"]),
-        (5, "ready 5", ["tell 2 DRAIN", "RESTARTED"]),
+        (5, "ready 5", ["tell 2 REPLACE", "RESTARTED"]),
     ],
     "a restart forgives: what dies after it is replaced at once": [
         *COMPLETE,
@@ -213,13 +213,13 @@ SCRIPTS: dict[str, Script] = {
         (3, "ended 1 1", ["say 1 has ended with exit code 1; starting another", "start 3"]),
         (4, "restart", ["RESTARTING"]),
         (5, "ready 3", ["start 4"]),
-        (6, "ready 4", ["tell 2 DRAIN", "start 5"]),
-        (7, "ready 5", ["tell 3 DRAIN", "RESTARTED"]),
+        (6, "ready 4", ["tell 2 REPLACE", "start 5"]),
+        (7, "ready 5", ["tell 3 REPLACE", "RESTARTED"]),
     ],
     "a predecessor that ends badly is told of, and nothing more": [
         *COMPLETE,
         (5, "restart", ["RESTARTING", "start 3"]),
-        (6, "ready 3", ["tell 1 DRAIN", "start 4"]),
+        (6, "ready 3", ["tell 1 REPLACE", "start 4"]),
         (7, "ended 1 -11", ["say 1 was killed by SIGSEGV"]),
     ],
     # The end
@@ -258,8 +258,12 @@ SCRIPTS: dict[str, Script] = {
     "an end in the middle of a restart ends old and new": [
         *COMPLETE,
         (5, "restart", ["RESTARTING", "start 3"]),
-        (6, "ready 3", ["tell 1 DRAIN", "start 4"]),
-        (7, "end DRAIN", ["STOPPING", "tell 2 DRAIN", "tell 3 DRAIN", "send 4 SIGTERM", "tell 4 DRAIN"]),
+        (6, "ready 3", ["tell 1 REPLACE", "start 4"]),
+        (
+            7,
+            "end DRAIN",
+            ["STOPPING", "tell 1 DRAIN", "tell 2 DRAIN", "tell 3 DRAIN", "send 4 SIGTERM", "tell 4 DRAIN"],
+        ),
         (7, "restart", []),
         (8, "ended 4 -15", []),
         (8, "ended 1 0", []),
@@ -269,8 +273,8 @@ SCRIPTS: dict[str, Script] = {
     "an end that need not wait is told to those that leave already": [
         *COMPLETE,
         (5, "restart", ["RESTARTING", "start 3"]),
-        (6, "ready 3", ["tell 1 DRAIN", "start 4"]),
-        (7, "ready 4", ["tell 2 DRAIN", "RESTARTED"]),
+        (6, "ready 3", ["tell 1 REPLACE", "start 4"]),
+        (7, "ready 4", ["tell 2 REPLACE", "RESTARTED"]),
         (8, "end HASTEN", ["STOPPING", "tell 1 HASTEN", "tell 2 HASTEN", "tell 3 HASTEN", "tell 4 HASTEN"]),
     ],
     "an end while nobody is there but those who wait for their turn is over at once": [
@@ -304,7 +308,7 @@ def test_a_fleet_of_one_has_a_successor_before_it_is_replaced():
     assert [*map(written, fleet.begin(0))] == ["start 1"]
     assert [*map(written, fleet.ready(1, 0))] == ["COMPLETE"]
     assert [*map(written, fleet.restart(1))] == ["RESTARTING", "start 2"]
-    assert [*map(written, fleet.ready(2, 2))] == ["tell 1 DRAIN", "RESTARTED"]
+    assert [*map(written, fleet.ready(2, 2))] == ["tell 1 REPLACE", "RESTARTED"]
 
 
 def test_the_next_moment_is_when_a_worker_must_be_ready_or_the_next_is_started():
@@ -397,7 +401,7 @@ EVENTS = st.lists(
         st.tuples(st.just("ended"), st.integers(0, 9), st.sampled_from([0, 1, 2, -9])),
         st.tuples(st.just("time"), st.sampled_from([0.5, 1.0, LONGEST_WAIT, STEADY, START])),
         st.tuples(st.just("restart")),
-        st.tuples(st.just("end"), st.sampled_from(list(Order))),
+        st.tuples(st.just("end"), st.sampled_from([Order.DRAIN, Order.HASTEN, Order.STOP])),
     ),
     max_size=60,
 )

@@ -12,7 +12,7 @@ import trio.testing
 from tests.support import Client, Cut, Running, happens, start
 from tests.support.logs import errors
 from tests.support.memory import in_memory
-from trioserve import Abandoned, App, Cause, Completed, Deadlines, Outcome, Phase, Request, Response
+from trioserve import Abandoned, App, Cause, Completed, Deadlines, OpenSocket, Outcome, Phase, Request, Response
 from trioserve.server.server import ACCEPT_AT_ONCE, FIRST_REQUEST
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -227,6 +227,50 @@ async def test_after_the_delay_nobody_is_accepted_any_more(nursery):
 
     with pytest.raises(ConnectionRefusedError):
         await server.connect()
+
+
+# Replaced: others serve the same sockets, and go on
+
+
+async def test_a_server_that_is_replaced_takes_nobody_from_the_others_and_does_not_say_that_the_service_stops(nursery):
+    with socket.create_server(("127.0.0.1", 0)) as shared:
+        server = await start(
+            nursery, quick_app(), delays_drain=True, deadlines=LONG_DELAY, listen=(OpenSocket(shared.dup().detach()),)
+        )
+        used, ready, idle = [await server.connect() for _ in range(3)]
+        for client in (used, ready, idle):
+            assert not (await client.get()).closes
+
+        server.replace.set()
+        await trio.testing.wait_all_tasks_blocked()
+
+        late = await server.connect()
+        accepted, _ = shared.accept()
+        accepted.close()
+        assert await late.is_closed(), "whoever comes is the others'"
+        answer = await ready.get("/ready")
+        assert (answer.status, answer.body, answer.closes) == (200, b"ready\n", True)
+        answer = await used.get()
+        assert (answer.body, answer.closes) == (b"draining: True", True)
+        assert not server.ended.is_set(), "idle connections have the delay too, to hear of it"
+
+        server.hasten.set()
+        assert await idle.is_closed()
+        await happens(server.ended.wait())
+
+
+async def test_readiness_is_refused_when_the_service_stops_while_a_server_is_being_replaced(nursery):
+    server = await start(nursery, quick_app(), delays_drain=True, deadlines=LONG_DELAY)
+    client = await server.connect()
+    await client.get()
+    server.replace.set()
+    await trio.testing.wait_all_tasks_blocked()
+
+    server.drain.set()
+
+    assert (await client.get("/ready")).status == 503
+    server.hasten.set()
+    await happens(server.ended.wait())
 
 
 # What is there is answered

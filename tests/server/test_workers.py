@@ -367,6 +367,24 @@ async def test_a_restart_takes_up_new_code_and_finishes_what_is_under_way_with_t
     assert said(program) == [SERVING, *restarting, DRAINING]
 
 
+async def test_while_workers_are_replaced_readiness_is_not_refused_and_their_connections_end(shop):
+    async with trioserve("run", "shop:app", *ANYWHERE, *TWO, cwd=shop, TRIOSERVE_DEADLINE_DRAIN_DELAY="20") as program:
+        early = [await client_of(program) for _ in range(8)]
+        for client in early:
+            assert not (await client.get("/ready")).closes
+        program.process.send_signal(signal.SIGHUP)
+        await program.line("trioserve: all workers were restarted")
+        for client in early:
+            answer = await client.get("/ready")
+            assert (answer.status, answer.closes) == (200, True)
+            client.close()
+        late = await client_of(program)
+        answer = await late.get("/ready")
+        assert (answer.status, answer.closes) == (200, False), "whoever comes gets one that stays"
+        late.close()
+        assert await program.end(signal.SIGINT) == 0
+
+
 async def test_a_restart_with_broken_code_is_given_up_and_the_old_workers_go_on(shop):
     async with trioserve("run", "shop:app", *ANYWHERE, *TWO, cwd=shop) as program:
         await program.port()

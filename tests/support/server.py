@@ -65,6 +65,7 @@ class Running:
 
     addresses: tuple[Any, ...]
     records: Records
+    replace: trio.Event
     drain: trio.Event
     hasten: trio.Event  # the same as `drain`, unless the drain is to be delayed
     scope: trio.CancelScope  # cancels the server
@@ -107,17 +108,18 @@ async def start(nursery: trio.Nursery, app: App, *, delays_drain: bool = False, 
     records = Records()
     settings.setdefault("listen", (LOOPBACK,))
     config = Config(**{**settings, "observers": (records, *settings.get("observers", ()))})
-    scope, drain, ended = trio.CancelScope(), trio.Event(), trio.Event()
+    scope, ended = trio.CancelScope(), trio.Event()
+    replace, drain = trio.Event(), trio.Event()
     hasten = trio.Event() if delays_drain else drain
 
     async def run(task_status: trio.TaskStatus[Any]) -> None:
         try:
             with scope:
-                await serve(app, config, drain=drain, hasten=hasten, task_status=task_status)
+                await serve(app, config, replace=replace, drain=drain, hasten=hasten, task_status=task_status)
         finally:
             ended.set()
 
     addresses = await nursery.start(run)
-    running = Running(addresses, records, drain, hasten, scope, ended)
+    running = Running(addresses, records, replace, drain, hasten, scope, ended)
     nursery.start_soon(running.close_clients_at_end)
     return running

@@ -233,7 +233,8 @@ class App(Router):
             app.readiness("/ready")
 
         For load balancers and Kubernetes' readinessProbe. While it says 503, for `Deadlines.drain_delay`, everything is
-        still served. What else the app depends on is for a handler of your own to say; it has `request.draining`.
+        still served. A worker that is replaced goes on saying 200, as the service goes on. What else the app depends
+        on is for a handler of your own to say; it has `request.stopping`.
 
         Raises:
             ConfigError: the path is none, or has a route already.
@@ -374,7 +375,7 @@ class App(Router):
 
 async def _readiness(request: Request) -> Response:
     headers = {"cache-control": "no-store"}
-    if request.draining:
+    if request.stopping:
         return Response("the server is going to stop\n", status=503, headers=headers)
     return Response("ready\n", headers=headers)
 

@@ -172,8 +172,19 @@ class Request:
 
     @property
     def draining(self) -> bool:
-        """True from the order to stop on: the server is going to end. For a handler that can come to an early end."""
+        """True from the order to end on: this server, or worker, is going to. For a handler that can come to an early
+        end. For readiness there is `stopping`.
+        """
         return self.exchange.draining
+
+    @property
+    def stopping(self) -> bool:
+        """True from the order to stop on: more requests are not welcome. For a readiness of your own.
+
+        In a worker that drains because another has replaced it, `draining` is true and this is not: whoever sends
+        requests is to go on with that.
+        """
+        return self.exchange.stopping
 
     @property
     def client(self) -> ClientAddress | None:

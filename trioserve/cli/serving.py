@@ -143,7 +143,7 @@ class Serving:
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
-        self._drain, self._hasten = trio.Event(), trio.Event()
+        self._replace, self._drain, self._hasten = trio.Event(), trio.Event(), trio.Event()
         self._started = False
 
     async def start(self, application: Application, config: Config) -> tuple[Address, ...]:
@@ -153,7 +153,9 @@ class Serving:
             StartError: the application failed.
             ConfigError: an address cannot be listened on.
         """
-        run = functools.partial(serve, application, config, drain=self._drain, hasten=self._hasten)
+        run = functools.partial(
+            serve, application, config, replace=self._replace, drain=self._drain, hasten=self._hasten
+        )
         try:
             bound: tuple[Address, ...] = await self._nursery.start(run)
         except Exception as error:
@@ -165,7 +167,7 @@ class Serving:
 
     @property
     def drains(self) -> bool:
-        """True from the first order on."""
+        """True from DRAIN or HASTEN on."""
         return self._drain.is_set()
 
     @property
@@ -176,6 +178,8 @@ class Serving:
     def obey(self, order: Order) -> None:
         """Begin to end. A weaker order than one before has no effect; where nothing is served yet, each means STOP."""
         match order if self._started else Order.STOP:
+            case Order.REPLACE:
+                self._replace.set()
             case Order.DRAIN:
                 self._drain.set()
             case Order.HASTEN:

@@ -65,4 +65,5 @@ class Context:
     idle: IdleConnections  # to be closed if there is no room for others
     proxies: TrustedProxies | None  # None where none are trusted
     date: Callable[[], bytes]  # the Date field's value now (RFC 9110 §6.6.1)
-    draining: trio.Event  # set at the order to stop; from then on each response announces its connection's end
+    draining: trio.Event  # set at the first order to end; from then on each response announces its connection's end
+    stopping: trio.Event  # set at the order to stop: nobody goes on serving in this server's place

@@ -142,6 +142,10 @@ class ServedExchange:
     def draining(self) -> bool:
         return self._connection.context.draining.is_set()
 
+    @property
+    def stopping(self) -> bool:
+        return self._connection.context.stopping.is_set()
+
     def content_allowed(self, status: int) -> bool:
         return self._connection.engine.content_allowed(status)
 

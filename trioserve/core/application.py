@@ -127,7 +127,14 @@ class Exchange(Protocol):
 
     @property
     def draining(self) -> bool:
-        """True from the order to stop on: the server is going to end, and so is this connection after this exchange."""
+        """True from the first order to end on: the server, or one of its workers, is going to end, and so is this
+        connection after this exchange.
+        """
+        ...
+
+    @property
+    def stopping(self) -> bool:
+        """True from the order to stop on: the service is going to end. Not so for a worker that another replaces."""
         ...
 
     @property

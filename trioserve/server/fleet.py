@@ -7,7 +7,7 @@ workers by numbers of its own.
 How many there are
 ------------------
 The fleet has as many *places* as there shall be workers. In a place one worker serves; beside it there may be its
-successor, which is starting, and predecessors, which were told to drain and are *leaving*. What a worker is doing is
+successor, which is starting, and predecessors, which were told to end and are *leaving*. What a worker is doing is
 not stored: it is starting until it is ready, and leaving once it was told to.
 
 The start. One worker starts alone, and when it is ready all others do. So a mistake in the configuration, or an
@@ -18,7 +18,7 @@ Restarts. A worker that ends unasked is followed by another: at once the first t
 LONGEST_WAIT seconds, until one has served for STEADY seconds.
 
 A rolling restart replaces those that run at that moment, one after another: the new one must be ready before the old
-one is told to drain. If a new one ends instead, or is not ready within `start` seconds, the restart is given up, and
+one is told REPLACE. If a new one ends instead, or is not ready within `start` seconds, the restart is given up, and
 the old ones serve on. A restart that is asked for during another replaces also what that one has started.
 
 The end. DRAIN, HASTEN or STOP is told to every worker, each time a stronger one comes. A worker that is still starting
@@ -48,9 +48,10 @@ FAILED = 1
 class Order(IntEnum):
     """What a worker is told, the stronger the greater."""
 
-    DRAIN = 1  # end, after the drain with its delay
-    HASTEN = 2  # end, after the drain without its delay
-    STOP = 3  # end at once: cancel what is under way
+    REPLACE = 1  # end, after the drain with its delay; another worker serves, so accept nobody any more
+    DRAIN = 2  # end, after the drain with its delay, as the service does
+    HASTEN = 3  # end, after the drain without its delay
+    STOP = 4  # end at once: cancel what is under way
 
 
 class News(Enum):
@@ -206,7 +207,7 @@ class Fleet:
             return
         for number, other in self._workers.items():
             if other.place is worker.place and other.serving and other is not worker:
-                yield from self._tell(number, other, Order.DRAIN)
+                yield from self._tell(number, other, Order.REPLACE)
         if not self._complete:
             for place in self._places:
                 if not any(other.place is place for other in self._workers.values()):

@@ -2,13 +2,18 @@
 
 How it stops, in this order (the drain):
 
-1. From the order on, `Exchange.draining` is true, so readiness is refused, and every response says `Connection: close`.
-   For `Deadlines.drain_delay` all else goes on, accepting too, until whoever sends us clients sends them elsewhere.
+1. From the order on, `Exchange.stopping` is true, so readiness is refused, and so is `draining`; every response says
+   `Connection: close`. For `Deadlines.drain_delay` all else goes on, accepting too, until whoever sends us clients
+   sends them elsewhere.
 2. Whoever waits in a listener's backlog is accepted, and the listener is closed.
 3. Idle connections are closed; not one in which a request lies already, and one that was accepted just now gets
    FIRST_REQUEST seconds to send its own. Exchanges under way go on.
 4. At `Deadlines.drain`, counted from the order, those that still run are cancelled with cause DRAIN, and where nothing
    was sent they are answered 503; then everything unwinds, which is not cut.
+
+A server that is only replaced, since others have its listeners too and go on, drains with two differences: it accepts
+nobody from the order on, not even whoever waits in the backlog, which is the others' then; and readiness is not refused
+(`Exchange.stopping` is false), since whoever asks asks for the service.
 
 No request is lost by that but one that a client sends on an idle connection in the moment in which we close it, which
 HTTP/1.1 cannot rule out (RFC 9112 §9.3.1): a client that sends something during the delay hears of the end in time.
@@ -28,6 +33,7 @@ import itertools
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import NamedTuple
 
 import trio
 
@@ -71,18 +77,21 @@ async def serve(
     app: Application,
     config: Config | None = None,
     *,
+    replace: trio.Event | None = None,
     drain: trio.Event | None = None,
     hasten: trio.Event | None = None,
     task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve `app` until `drain` is set, or for ever; `await nursery.start(serve, app, config)` gives the addresses.
+    """Serve `app` until it is told to end, or for ever; `await nursery.start(serve, app, config)` gives the addresses.
 
     Args:
         app: an `App`, or any other `Application`.
         config: what differs from the defaults.
+        replace: set it to end gracefully where others have the same sockets (`OpenSocket`) and go on serving: nobody is
+            accepted any more, and readiness is not refused, unless `drain` is set too. `serve` returns as after that.
         drain: set it to stop gracefully; `serve` returns when the last exchange has ended.
-        hasten: set it, before or after `drain`, where nobody is to be told that the server stops, as after a Ctrl-C:
-            `Deadlines.drain_delay` is not waited for then, nor are clients that have just connected.
+        hasten: set it too, before or after `replace` or `drain`, where nobody is to be told that the server stops, as
+            after a Ctrl-C: `Deadlines.drain_delay` is not waited for then, nor are clients that have just connected.
         task_status: started with the bound addresses, ports filled in, once connections are accepted.
 
     Raises:
@@ -95,9 +104,10 @@ async def serve(
     record is made and its hooks are told, each within `Deadlines.hook`.
     """
     config = config or Config()
+    replace = replace if replace is not None else trio.Event()
     drain = drain if drain is not None else trio.Event()
     hasten = hasten if hasten is not None else trio.Event()
-    server = Server(app, config)
+    server = Server(app, config, stopping=drain)
     backlog = backlog_of(config.limits)
     listeners = await open_listeners(config.listen, backlog)
     with contextlib.ExitStack() as listening:
@@ -109,20 +119,35 @@ async def serve(
                     for listener in listeners:
                         accepting.start_soon(server.accept, listener)
                     task_status.started(tuple(listener.address for listener in listeners))
-                    await drain.wait()
-                    deadline = server.announce_drain()
-                    await server.delay_drain(deadline, hasten)
+                    await _either(replace, drain)
+                    moments = server.announce_drain()
+                    if drain.is_set():
+                        await server.delay_drain(moments, hasten)
                     accepting.cancel_scope.cancel(reason="the server drains")
-                for listener in listeners:
-                    with contextlib.suppress(admission.NoRoom):  # and there is no time to wait for it
-                        server.accept_waiting(listener, backlog)
-            await server.drain(deadline, hasten)
+                if drain.is_set():
+                    for listener in listeners:
+                        with contextlib.suppress(admission.NoRoom):  # and there is no time to wait for it
+                            server.accept_waiting(listener, backlog)
+            await server.delay_drain(moments, hasten)
+            await server.drain(moments, hasten)
+
+
+class DrainMoments(NamedTuple):
+    """Times of the trio clock: until when others may hear of a drain, and when it cancels what still runs."""
+
+    delayed_until: float
+    deadline: float
 
 
 class Server:
-    """The living connections of one `serve`."""
+    """The living connections of one `serve`.
 
-    def __init__(self, app: Application, config: Config) -> None:
+    Args:
+        stopping: set at the order to stop, which is not given to a server that is only replaced.
+    """
+
+    def __init__(self, app: Application, config: Config, *, stopping: trio.Event) -> None:
+        self.stopping = stopping
         self._config = config
         self._timers = current_timers()
         observers: tuple[Observer, ...] = (AccessLog(), *config.observers) if config.access_log else config.observers
@@ -143,6 +168,7 @@ class Server:
             ),
             date=date_field(),
             draining=trio.Event(),
+            stopping=stopping,
         )
         # Half each, so that raised receive buffers leave room for spools.
         self._receive_buffers = Budget(limits.spool_total / 2)
@@ -368,21 +394,22 @@ class Server:
 
     # The drain, in this order
 
-    def announce_drain(self) -> float:
-        """The order to stop has come: connections end with their next answer. Returns the deadline for all of it."""
+    def announce_drain(self) -> DrainMoments:
+        """An order to end has come: connections end with their next answer."""
         self._context.draining.set()
-        return trio.current_time() + self._config.deadlines.drain
+        now, deadlines = trio.current_time(), self._config.deadlines
+        return DrainMoments(now + min(deadlines.drain_delay, deadlines.drain), now + deadlines.drain)
 
-    async def delay_drain(self, deadline: float, hasten: trio.Event) -> None:
-        """Give others time to hear of it. Accepting goes on meanwhile, and ends after this."""
-        with trio.move_on_at(min(trio.current_time() + self._config.deadlines.drain_delay, deadline)):
+    async def delay_drain(self, moments: DrainMoments, hasten: trio.Event) -> None:
+        """Give others time to hear of it, if it is not over. Where nobody else accepts, accepting ends after this."""
+        with trio.move_on_at(moments.delayed_until):
             await hasten.wait()
 
-    async def drain(self, deadline: float, hasten: trio.Event) -> None:
+    async def drain(self, moments: DrainMoments, hasten: trio.Event) -> None:
         """Let the exchanges under way end; cancel them at the deadline. Their unwinding is the nursery's to await."""
         for living in tuple(self._living):
             living.drain()
-        with trio.move_on_at(deadline):
+        with trio.move_on_at(moments.deadline):
             with trio.move_on_after(FIRST_REQUEST):
                 await self._all_gone_unless(hasten)
             for living in tuple(self._living):
@@ -409,6 +436,18 @@ class Server:
         """Cancel every exchange under way, as DRAIN."""
         for living in tuple(self._living):
             living.stop()
+
+
+async def _either(first: trio.Event, second: trio.Event) -> None:
+    """Wait until one of them is set."""
+    async with trio.open_nursery() as nursery:
+
+        async def wait(event: trio.Event) -> None:
+            await event.wait()
+            nursery.cancel_scope.cancel(reason="one of two events was set")
+
+        nursery.start_soon(wait, first)
+        nursery.start_soon(wait, second)
 
 
 async def _fenced(run: Callable[[], Awaitable[None]]) -> None:

@@ -51,9 +51,10 @@ class MemoryServer:
 
     async def drain_slowly(self) -> None:
         """As a server drains after SIGTERM: first `Deadlines.drain_delay`, in which `connect` is still possible."""
-        deadline, never = self._server.announce_drain(), trio.Event()
-        await self._server.delay_drain(deadline, never)
-        await self._server.drain(deadline, never)
+        self._server.stopping.set()
+        moments, never = self._server.announce_drain(), trio.Event()
+        await self._server.delay_drain(moments, never)
+        await self._server.drain(moments, never)
 
 
 @asynccontextmanager
@@ -65,7 +66,7 @@ async def memory_server(app: Application, config: Config | None = None) -> Async
         config: as for `serve`; what it says of addresses has no meaning here: see `MemoryServer.connect`.
     """
     config = config or Config()
-    server = Server(app, config)
+    server = Server(app, config, stopping=trio.Event())
     async with server.running():
         yield MemoryServer(server, config)
         await _drain(server)
@@ -74,4 +75,5 @@ async def memory_server(app: Application, config: Config | None = None) -> Async
 async def _drain(server: Server) -> None:
     at_once = trio.Event()
     at_once.set()
+    server.stopping.set()
     await server.drain(server.announce_drain(), at_once)
