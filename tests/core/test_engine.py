@@ -708,7 +708,10 @@ def test_a_whole_response_has_its_status_fields_and_content():
     assert wire == Wire(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nx: 1\r\nx: 2\r\n\r\n", b"hello", b"")
 
 
-@pytest.mark.parametrize(("status", "line"), [(404, b"HTTP/1.1 404 Not Found"), (599, b"HTTP/1.1 599 ")])
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [(404, b"HTTP/1.1 404 Not Found"), (413, b"HTTP/1.1 413 Content Too Large"), (599, b"HTTP/1.1 599 ")],
+)
 def test_a_status_code_has_its_reason_phrase_if_there_is_one(status, line):
     assert answer(engine_after(GET), status).partition(b"\r\n")[0] == line
 

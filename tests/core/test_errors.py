@@ -48,6 +48,19 @@ def test_a_status_code_has_its_phrase_or_none(status, text):
     assert phrase(status) == text
 
 
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (413, "Content Too Large"),
+        (414, "URI Too Long"),
+        (416, "Range Not Satisfiable"),
+        (422, "Unprocessable Content"),
+    ],
+)
+def test_rfc9110_15_the_phrases_are_those_of_today(status, text):
+    assert phrase(status) == text
+
+
 def test_the_body_of_an_error_is_for_people_to_read():
     assert error_content(404, "kein Blatt für Ärger", [])[1] == "404 Not Found\nkein Blatt für Ärger\n".encode()
 

@@ -20,7 +20,7 @@ from typing import Final, Protocol
 
 import h11
 
-from trioserve.core.errors import RequestError, ResponseError
+from trioserve.core.errors import RequestError, ResponseError, phrase
 from trioserve.core.gate import Gate
 from trioserve.core.limits import Limits
 from trioserve.core.messages import BodyPart, Content, EndOfRequest, Field, RequestHead, ResponseHead, Wire
@@ -153,7 +153,7 @@ class Engine(Protocol):
 NO_CONTENT: Final = frozenset({204, 205, 304})
 """Final status codes whose responses never have content."""
 
-_REASONS: Final = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
+_REASONS: Final = {status.value: phrase(status).encode("ascii") for status in HTTPStatus}
 _END_OF_MESSAGE = h11.EndOfMessage()
 _ADVICE = "leave Content-Length out, or send just as much"
 # What h11 says of a handler's mistakes, in words for its author.

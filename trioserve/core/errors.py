@@ -14,11 +14,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from typing import Final
 
 from trioserve.core.fields import field_of
 
 ERROR_LOGGER = "trioserve.error"
 """The logger on which the server says what has gone wrong."""
+
+
+_SINCE_RFC_9110: Final = {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+}
+"""Reason phrases for which Python before 3.13 has the ones of earlier standards."""
 
 
 class TrioserveError(Exception):
@@ -74,9 +84,9 @@ class ConfigError(TrioserveError, ValueError):
 
 
 def phrase(status: int) -> str:
-    """The standard reason phrase of a status code, or an empty string for one that has none."""
+    """The reason phrase of a status code (RFC 9110 §15), or an empty string for one that has none."""
     try:
-        return HTTPStatus(status).phrase
+        return _SINCE_RFC_9110.get(status) or HTTPStatus(status).phrase
     except ValueError:
         return ""
 
