@@ -441,6 +441,26 @@ def test_rfc9112_7_1_bad_chunks_are_refused_at_the_byte_that_makes_them_so_and_w
     assert passed.content.startswith(b"hello")
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 80\r\n",
+        b"PROXY TCP6 2001:db8::1 2001:db8::2 5000 80\r\n",
+        b"PROXY UNKNOWN\r\n",
+        b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c",
+    ],
+)
+def test_who_sends_a_proxy_protocol_header_where_none_is_read_is_told_how_one_is(header):
+    status, detail = run([header + GET]).refusal
+    assert status == 400
+    assert "PROXY protocol" in detail
+    assert "--proxy-protocol" in detail
+
+
+def test_a_method_that_is_called_proxy_is_one_like_others():
+    assert run([GET.replace(b"GET", b"PROXY")]).refusal is None
+
+
 def test_a_refusal_says_what_is_wrong():
     details = [run([wire]).refusal[1] for wire, _, _ in BAD_HEADS.values()]
     assert "looks like TLS" in run([BAD_HEADS["a TLS hello"][0]]).refusal[1]

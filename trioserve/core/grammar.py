@@ -75,6 +75,11 @@ def why_no_request_line(line: bytes, byte: int) -> str:
         return f"there are more than {MAX_EMPTY_LINES} empty lines before the request, or a carriage return alone"
     if not line and byte == 0x16:
         return "this is no HTTP request, but looks like TLS; this port speaks plain HTTP"
+    if line.startswith(b"PROXY ") or (not line and byte == 0):  # version 1; version 2, behind its empty lines
+        return (
+            "this is no HTTP request, but looks like a header of the PROXY protocol, which is not read at this port; "
+            "let the proxy not send it, or start the server with --proxy-protocol (proxy_protocol=True of an address)"
+        )
     if not parts:
         return "the request does not begin with a method and one space (RFC 9112 §3.1)"
     if parts == 1:
