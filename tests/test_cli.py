@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pty
 import re
 import signal
 import socket
@@ -308,6 +309,36 @@ async def test_the_first_signal_lets_an_exchange_under_way_end(shop, number):
         await program.line("trioserve: draining")
         assert (await answer(client, b"apo")) == "HTTP/1.1 200 OK teapo"
         assert await program.process.wait() == 0
+
+
+async def test_a_signal_to_replace_workers_that_are_not_there_is_told_and_the_server_goes_on(shop):
+    async with trioserve("run", "shop:app", "--port", "0", cwd=shop) as program:
+        await program.port()
+        program.process.send_signal(signal.SIGHUP)
+        assert "--workers" in await program.line("trioserve: SIGHUP")
+        async with await program.connect() as client:
+            await client.send_all(request("GET", "/hello", "Connection: close"))
+            assert (await everything(client)).endswith(b"hello")
+        assert await program.end(signal.SIGINT) == 0
+    assert program.stderr[1:] == [
+        "trioserve: SIGHUP replaces workers, and there are none; start with --workers for that",
+        "trioserve: draining; signal again to stop at once",
+    ]
+
+
+async def test_a_terminal_that_hangs_up_drains_the_server(shop):
+    """The kernel sends SIGHUP then too; whoever sat there is gone, and nothing can be said to them."""
+    terminal, end = pty.openpty()
+    process = await trio.lowlevel.open_process(
+        command("run", "shop:app", "--unix", "s"), cwd=shop, stdin=end, stdout=end, stderr=end, start_new_session=True
+    )
+    os.close(end)
+    while b"serving" not in await trio.to_thread.run_sync(os.read, terminal, 4096):
+        pass
+    os.close(terminal)
+    process.send_signal(signal.SIGHUP)
+    assert await process.wait() == 0
+    assert not (shop / "s").exists(), "it has ended as it should"
 
 
 async def test_the_second_signal_stops_at_once(shop):

@@ -177,7 +177,8 @@ def run(  # noqa: PLR0917 - click passes options by name
     goes on accepting for the drain's delay, so that balancers can hear of it. A second signal cancels all at once.
 
     With --workers, SIGHUP replaces the workers, one after another, and no request is lost; the new ones take up new
-    code and new certificates. One that dies is replaced. Limits hold for each worker.
+    code and new certificates. One that dies is replaced. Limits hold for each worker. Without --workers, SIGHUP changes
+    nothing, unless it comes since the terminal was closed; then it drains like Ctrl-C.
     """
     inheritance = Inheritance.taken_from(os.environ)
     descriptors = take_descriptors(os.environ, os.getpid()) if inheritance is None else inheritance.activated

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import select
+import stat
 import sys
 from typing import Any
 
@@ -13,11 +17,23 @@ from trioserve.observe.access_log import ACCESS_LOGGER
 DRAINING = "draining; signal again to stop at once"
 STOPPING = "stopping"
 WAITING = "stopping; waiting for handlers that clean up"
+NO_WORKERS = "SIGHUP replaces workers, and there are none; start with --workers for that"
 
 
 def say(text: str) -> None:
-    """One line for whoever has started us."""
-    click.echo(f"trioserve: {text}", err=True)
+    """One line for whoever has started us, if they are still there."""
+    with contextlib.suppress(OSError):  # their terminal has hung up, or the pipe has broken; that ends no server
+        click.echo(f"trioserve: {text}", err=True)
+
+
+def terminal_has_hung_up() -> bool:
+    """True if we were started from a terminal, and that is gone."""
+    poll = select.poll()
+    for descriptor in (0, 1, 2):
+        with contextlib.suppress(OSError):  # it may be closed
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                poll.register(descriptor, 0)
+    return any(event & select.POLLHUP for _, event in poll.poll(0))
 
 
 def log_to_console() -> None:

@@ -1,6 +1,7 @@
 """Serving an application until signals end it: in this process, or as one of several workers, or as their supervisor.
 
-The first signal drains, the second cancels. What fails before anything was served is said, with the user's own part of
+The first signal drains, the second cancels. SIGHUP is for workers; where there are none it is not obeyed, unless it
+says that the terminal has gone. What fails before anything was served is said, with the user's own part of
 its traceback, and the exit code is 1.
 """
 
@@ -18,7 +19,15 @@ from typing import Any, NoReturn, TypeVar
 
 import trio
 
-from trioserve.cli.console import DRAINING, STOPPING, WAITING, log_to_console, say
+from trioserve.cli.console import (
+    DRAINING,
+    NO_WORKERS,
+    STOPPING,
+    WAITING,
+    log_to_console,
+    say,
+    terminal_has_hung_up,
+)
 from trioserve.cli.finding import is_users, load
 from trioserve.core.application import Application
 from trioserve.core.errors import ConfigError
@@ -194,7 +203,7 @@ async def serve_until_signal(
 ) -> None:
     """Serve until the first signal, then drain; cancel at the second."""
     notifier = Notifier(os.environ)
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async with trio.open_nursery() as outer:
             async with trio.open_nursery() as nursery:
                 serving = Serving(nursery)
@@ -210,6 +219,12 @@ async def serve_until_signal(
 async def _obey_signals(signals: AsyncIterator[int], serving: Serving, notifier: Notifier) -> None:
     """The first signal drains, the second cancels, and after that only handlers that clean up are waited for."""
     async for number in signals:
+        if number == signal.SIGHUP:
+            if terminal_has_hung_up():  # which the kernel says, and the shell again: that is no second signal
+                serving.obey(Order.HASTEN)
+            else:
+                say(NO_WORKERS)
+            continue
         if serving.stops:
             say(WAITING)
             continue
