@@ -87,6 +87,12 @@ def test_every_option_of_a_command_is_one_of_the_program():
     assert used <= options
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_limit_and_deadline_that_is_named_is_there(path):
+    for group, name in re.findall(r"`(Limits|Deadlines)\.(\w+)`", path.read_text()):
+        assert hasattr({"Limits": Limits(), "Deadlines": Deadlines()}[group], name), name
+
+
 # README.md
 
 

@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
@@ -22,12 +22,12 @@ LIFETIME = 30
 class Program:
     """A running `trioserve`, with the lines that it has printed so far."""
 
-    def __init__(self, process: trio.Process, streams: int) -> None:
+    def __init__(self, process: trio.Process) -> None:
         self.process = process
         self.stdout: list[str] = []
         self.stderr: list[str] = []
         self._printed = trio.lowlevel.ParkingLot()
-        self._streams = streams
+        self._streams = 2
 
     async def collect(self, stream: trio.abc.ReceiveStream, lines: list[str]) -> None:
         text = ""
@@ -86,36 +86,26 @@ def command(*arguments: str) -> list[str]:
 
 @asynccontextmanager
 async def trioserve(
-    *arguments: str,
-    cwd: Path,
-    through: tuple[str, ...] = (),
-    stdout: int = subprocess.PIPE,
-    stderr: int = subprocess.PIPE,
-    **variables: str,
+    *arguments: str, cwd: Path, through: tuple[str, ...] = (), **variables: str
 ) -> AsyncIterator[Program]:
     """`trioserve` with these arguments and environment variables; killed at the end if it still runs.
 
-    `through` is a command that becomes `trioserve` with the arguments behind its own. A stream that is given as a
-    descriptor is the caller's, and none of its lines are collected.
+    `through` is a command that becomes `trioserve` with the arguments behind its own.
     """
     with trio.fail_after(LIFETIME):
         process = await trio.lowlevel.open_process(
             [*through, *arguments] if through else command(*arguments),
             cwd=cwd,
             env=environment(**variables),
-            stdout=stdout,
-            stderr=stderr,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
-        ours = [(process.stdout, "stdout"), (process.stderr, "stderr")]
-        ours = [(stream, name) for stream, name in ours if stream is not None]
-        program = Program(process, streams=len(ours))
-        async with AsyncExitStack() as stack:
-            for stream, _ in ours:
-                await stack.enter_async_context(stream)
+        program = Program(process)
+        async with process.stdout, process.stderr:
             try:
                 async with trio.open_nursery() as nursery:
-                    for stream, name in ours:
-                        nursery.start_soon(program.collect, stream, getattr(program, name))
+                    nursery.start_soon(program.collect, process.stdout, program.stdout)
+                    nursery.start_soon(program.collect, process.stderr, program.stderr)
                     try:
                         yield program
                     finally:
