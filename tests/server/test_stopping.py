@@ -12,7 +12,7 @@ import trio.testing
 from tests.support import Client, Cut, Running, happens, start
 from tests.support.logs import errors
 from tests.support.memory import in_memory
-from trioserve import Abandoned, App, Cause, Completed, Deadlines, OpenSocket, Outcome, Phase, Request, Response
+from trioserve import Abandoned, App, Cause, Completed, Deadlines, Limits, OpenSocket, Outcome, Phase, Request, Response
 from trioserve.server.server import ACCEPT_AT_ONCE, FIRST_REQUEST
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -360,6 +360,25 @@ async def test_a_client_in_the_backlog_is_answered(nursery):
 
         answer = await client.get()
 
+        assert (answer.status, answer.closes) == (200, True)
+    await happens(server.ended.wait())
+
+
+async def test_a_client_that_waited_in_the_backlog_for_room_is_answered(nursery):
+    app = Slow()
+    server = await start(
+        nursery, app, delays_drain=True, limits=Limits(connections=1), deadlines=Deadlines(drain_delay=0)
+    )
+    first = await server.ask(GET)
+    await happens(app.entered.wait())
+    second = await server.ask(GET)
+    await trio.testing.wait_all_tasks_blocked()
+
+    await drain(server)
+    app.leave.set()
+
+    for client in (first, second):
+        answer = await client.answer()
         assert (answer.status, answer.closes) == (200, True)
     await happens(server.ended.wait())
 

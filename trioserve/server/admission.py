@@ -4,7 +4,8 @@ Beyond `Limits.connections`, and when descriptors run short (descriptors.py), no
 ended: who comes meanwhile waits in the listener's backlog, which costs us nothing. So that this ends, the connection is
 closed that has been idle for longest: it is the one that its client will miss least. One that was idle for less than a
 second is spared, since its client may be about to send. One at its opening counts as idle since it was accepted, or
-clients that never end their handshakes could hold all places. A request is never given up for room.
+clients that never end their handshakes could hold all places. A request is never given up for room. So when a server
+stops, those who wait are accepted beyond `Limits.connections` too, or the close of the listener would reset them.
 
 Beyond `Limits.connections_per_client` a connection is reset at once: whoever takes more than its share shall not fill
 the backlog for the others. It costs a line of the log once in a while. Nothing is said in HTTP, since for that we would

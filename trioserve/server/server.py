@@ -5,7 +5,7 @@ How it stops, in this order (the drain):
 1. From the order on, `Exchange.stopping` is true, so readiness is refused, and so is `draining`; every response says
    `Connection: close`. For `Deadlines.drain_delay` all else goes on, accepting too, until whoever sends us clients
    sends them elsewhere.
-2. Whoever waits in a listener's backlog is accepted, and the listener is closed.
+2. Whoever waits in a listener's backlog is accepted, beyond `Limits.connections` too, and the listener is closed.
 3. Idle connections are closed; not one in which a request lies already, and one that was accepted just now gets
    FIRST_REQUEST seconds to send its own. Exchanges under way go on.
 4. At `Deadlines.drain`, counted from the order, those that still run are cancelled with cause DRAIN, and where nothing
@@ -126,8 +126,7 @@ async def serve(
                     accepting.cancel_scope.cancel(reason="the server drains")
                 if drain.is_set():
                     for listener in listeners:
-                        with contextlib.suppress(admission.NoRoom):  # and there is no time to wait for it
-                            server.accept_waiting(listener, backlog)
+                        server.accept_last(listener, backlog)
             await server.delay_drain(moments, hasten)
             await server.drain(moments, hasten)
 
@@ -244,7 +243,7 @@ class Server:
             try:
                 if (why := self._why_no_room()) is not None:
                     raise admission.NoRoom(why)
-                self.accept_waiting(listener, ACCEPT_AT_ONCE)
+                self._accept_waiting(listener)
             except admission.NoRoom as error:
                 self._no_room.warn("cannot accept connections: %s", error)
                 await self._make_room()
@@ -253,6 +252,9 @@ class Server:
         """Why nobody can be accepted now; None if somebody can, as always while there is nobody."""
         if len(self._living) >= self._config.limits.connections:
             return f"there are {len(self._living)} (Limits.connections)"
+        return self._why_no_descriptor()
+
+    def _why_no_descriptor(self) -> str | None:
         if self._living:
             try:
                 self._reserve.check()
@@ -266,25 +268,45 @@ class Server:
         with trio.move_on_after(admission.LOOK_AGAIN):
             await self._gone.park()
 
-    def accept_waiting(self, listener: Listener, at_most: int) -> None:
+    def _accept_waiting(self, listener: Listener) -> None:
         """Accept and start connections that wait in the backlog, as far as there is room.
 
         Raises:
             NoRoom: the system is out of descriptors or memory.
         """
-        for _ in range(at_most):
-            if self._why_no_room() is not None:
+        for _ in range(ACCEPT_AT_ONCE):
+            if self._why_no_room() is not None or not self._accept_one(listener):
                 return
-            accepted = admission.accept(listener.socket)
-            if accepted is None:
-                return
-            sock, peer = accepted
-            try:
-                transport = self._transport(sock, peer)
-            except OSError:
-                sock.close()  # the client has gone already, and the system says so when options are set
-                continue
+
+    def accept_last(self, listener: Listener, at_most: int) -> None:
+        """Accept and start those who wait in the backlog of a listener that is about to be closed.
+
+        Beyond `Limits.connections` too: the close resets who still waits, and may have sent a request in good faith.
+        There are no more of them than the backlog has room for, and nobody comes after them. Descriptors run short all
+        the same, and there is no time to wait for some.
+        """
+        with contextlib.suppress(admission.NoRoom):
+            for _ in range(at_most):
+                if self._why_no_descriptor() is not None or not self._accept_one(listener):
+                    return
+
+    def _accept_one(self, listener: Listener) -> bool:
+        """Accept and start one connection from the backlog; says whether there was one.
+
+        Raises:
+            NoRoom: the system is out of descriptors or memory.
+        """
+        accepted = admission.accept(listener.socket)
+        if accepted is None:
+            return False
+        sock, peer = accepted
+        try:
+            transport = self._transport(sock, peer)
+        except OSError:
+            sock.close()  # the client has gone already, and the system says so when options are set
+        else:
             self.open(transport, listener.address)
+        return True
 
     def _transport(self, sock: socket.socket, peer: object) -> Transport:
         client = None
