@@ -173,6 +173,29 @@ async def test_a_handler_that_runs_holds_its_connections_place_until_it_has_ende
     assert (await server.records.next(Abandoned)).cause is Cause.FIN
 
 
+@pytest.mark.parametrize("limits", [Limits(connections=1), Limits(connections_per_client=1)], ids=["all", "client"])
+async def test_a_hook_that_takes_its_time_holds_no_place(nursery, limits):
+    app, told, go_on = app_that_greets(), trio.Event(), trio.Event()
+
+    @app.get("/for-ever")
+    async def handler() -> None:
+        await trio.sleep_forever()
+
+    @app.on_abandoned
+    async def hook(_event: Abandoned) -> None:
+        told.set()
+        await go_on.wait()
+
+    server = await start(nursery, app, limits=limits, deadlines=Deadlines(hook=2 * PATIENCE))
+    first = await server.ask(b"GET /for-ever HTTP/1.1\r\nHost: test\r\n\r\n")
+    await wait_all_tasks_blocked()
+    first.close()
+    await happens(told.wait())
+    second = await server.connect()
+    assert (await second.get()).status == 200
+    go_on.set()
+
+
 async def test_a_connection_at_its_opening_counts(nursery):
     server = await start(
         nursery,

@@ -42,10 +42,23 @@ arrive: a handler that is going to read its body has begun by then."""
 
 
 class Connection:
-    """One accepted transport. `id` is unique in this process."""
+    """One accepted transport.
 
-    def __init__(self, context: Context, transport: Transport, timers: Timers, id: int) -> None:
+    Args:
+        id: unique in this process.
+        closed: told when the transport is closed; hooks may be told of its last exchange after that.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        transport: Transport,
+        timers: Timers,
+        id: int,
+        closed: Callable[[Connection], None],
+    ) -> None:
         self.context = context
+        self._closed = closed
         self.transport = transport
         self.id = id
         self.engine = context.new_engine()
@@ -473,6 +486,7 @@ class Connection:
             self.transport.reset()
         else:
             self.transport.close()
+        self._closed(self)
 
     def _must_reset(self) -> bool:
         """True if a regular close after a cut response would do harm.

@@ -384,7 +384,7 @@ class Server:
                 transport = self._read_ahead(ReadAhead, transport, connections)
             case HangupNews.KERNEL if isinstance(transport, TlsTransport):
                 transport = self._read_ahead(WatchedReadAhead, transport, connections)
-        connection = Connection(self._context, transport, self._timers, next(_connection_ids))
+        connection = Connection(self._context, transport, self._timers, next(_connection_ids), self._ended)
         # Living from now on, so that a drain which comes before the task's first step does not miss it. One that starts
         # during the drain, behind its opening, ends with its first answer, since all announce the end by then.
         self._living[connection] = self._crowd.came(transport.client)
@@ -408,11 +408,13 @@ class Server:
         try:
             await self._contained(lambda: _fenced(connection.serve))
         finally:
-            self._ended(connection)
+            self._ended(connection)  # also if it could not close itself
 
     def _ended(self, living: Connection | Opening) -> None:
-        self._crowd.left(self._living.pop(living))
-        self._gone.unpark_all()
+        """Give its place to others. It may be told more than once."""
+        if living in self._living:
+            self._crowd.left(self._living.pop(living))
+            self._gone.unpark_all()
 
     # The drain, in this order
 
