@@ -14,10 +14,11 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tests.support import Ear, happens, reset, something_arrives, tcp_pair
 from trioserve.connection.hangup import HangupWatch, current_hangup_watch
-from trioserve.connection.readahead import READ_AHEAD, ReadAhead, WatchedReadAhead
+from trioserve.connection.readahead import LOOK_AT_LEAST_EVERY, READ_AHEAD, ReadAhead, WatchedReadAhead
 from trioserve.connection.spool import RECEIVE_SIZE, Budget, Spool
 from trioserve.connection.transport import HungUp, Interrupted, SocketTransport
 from trioserve.core.lifecycle import Cause
+from trioserve.testing.transport import memory_connection
 
 
 @asynccontextmanager
@@ -471,3 +472,37 @@ async def test_beside_a_watch_a_pump_that_found_no_budget_goes_on_when_there_is_
         budget.give_back(RECEIVE_SIZE)
 
         assert await receive(transport, 5) == b"hello"
+
+
+class CountedSpool(Spool):
+    """Counts how often it is asked whether there is room."""
+
+    __slots__ = ("asked",)
+
+    def __init__(self, budget: Budget) -> None:
+        super().__init__(math.inf, budget)
+        self.asked = 0
+
+    def has_room(self) -> bool:
+        self.asked += 1
+        return super().has_room()
+
+
+async def test_beside_a_watch_a_pump_that_finds_no_budget_looks_ever_less_often_but_once_a_second(
+    nursery, autojump_clock
+):
+    budget = Budget(0)
+    spool = CountedSpool(budget)
+    peer, below = memory_connection(Spool(math.inf, Budget(math.inf)))
+    transport = WatchedReadAhead(below, spool)
+    nursery.start_soon(transport.pump)
+    await peer.send_all(b"hello")
+    await trio.sleep(100)
+    assert 90 < spool.asked < 120
+
+    budget.give_back(RECEIVE_SIZE)
+    given_at = trio.current_time()
+    await transport.wait_readable()
+    assert trio.current_time() - given_at <= LOOK_AT_LEAST_EVERY
+    assert transport.receive_nowait() == b"hello"
+    transport.close()

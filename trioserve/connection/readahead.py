@@ -34,6 +34,10 @@ LOOK_EVERY = 0.02
 """Seconds between two looks for a reset while the pump cannot read: rare, cheap (one send of nothing), and quick enough
 for a person."""
 
+LOOK_AT_LEAST_EVERY = 1.0
+"""Seconds between two looks for room beside a watch, when there has been none for a while: others hold the budget, and
+those who wait for it may be many."""
+
 
 class ReadAhead:
     """`Transport` around another one. `pump` must be running for it to receive anything."""
@@ -63,7 +67,7 @@ class ReadAhead:
 
     async def pump(self) -> None:
         """Read until there is nothing more to hear. Ends by itself when the transport is closed."""
-        while not self._closed and self._end in (None, Cause.FIN):
+        while self._may_hear_more():
             try:
                 if self._may_read():
                     await self._transport.wait_readable()
@@ -72,6 +76,9 @@ class ReadAhead:
                     await self._rest()
             except Interrupted:
                 continue
+
+    def _may_hear_more(self) -> bool:
+        return not self._closed and self._end in (None, Cause.FIN)
 
     def _may_read(self) -> bool:
         return self._end is None and self._spool.size < self._reach and self._spool.has_room()
@@ -227,7 +234,7 @@ class ReadAhead:
 class WatchedReadAhead(ReadAhead):
     """Beside a watch: that one hears FIN and RST at once, whatever lies unread; the pump meets what can only be read.
 
-    So behind a FIN there is no need to look for a reset.
+    So there is no need to look for a reset, and behind a FIN nothing more to hear.
     """
 
     def watch(self, on_hangup: OnHangup) -> None:
@@ -245,9 +252,14 @@ class WatchedReadAhead(ReadAhead):
         self._transport.look()
         super().look()
 
+    def _may_hear_more(self) -> bool:
+        return not self._closed and self._end is None
+
     async def _rest(self) -> None:
-        # The budget may be used up by others, and nobody tells when it is not: look again. Behind the end there is
-        # nothing to look for.
-        self._wanted = trio.Event()
-        with trio.move_on_after(LOOK_EVERY if self._end is None else math.inf):
-            await self._wanted.wait()
+        # What the spool holds may be taken, which wakes us; or others give the budget back, and nobody tells.
+        pause = LOOK_EVERY
+        while self._may_hear_more() and not self._may_read():
+            self._wanted = trio.Event()
+            with trio.move_on_after(pause):
+                await self._wanted.wait()
+            pause = min(2 * pause, LOOK_AT_LEAST_EVERY)
