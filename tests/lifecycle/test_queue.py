@@ -193,6 +193,21 @@ async def test_who_finds_the_queue_full_is_answered_503_and_told_when_to_come_ag
         assert desk.begun == ["a", "b", "c"]
 
 
+@every_stage
+@pytest.mark.parametrize("queue", [1, 2])
+async def test_a_request_that_its_head_already_refuses_is_told_so_at_once(stage: Stage, queue: int) -> None:
+    desk = Desk()
+    async with stage.serve(desk.app, Config(limits=Limits(exchanges=1, queue=queue, body=10))) as theatre:
+        waiting = [await come(theatre, name) for name in "ab"]
+        late = await theatre.connect()
+        await late.send(b"POST /c HTTP/1.1\r\nHost: example\r\nContent-Length: 11\r\n\r\n")
+        assert (await late.response(b"POST"))[0] == 413
+        for name, client in zip("ab", waiting, strict=True):
+            desk.go_on.release()
+            assert await client.response() == (200, name.encode())
+        assert desk.begun == ["a", "b"]
+
+
 @in_memory
 @pytest.mark.parametrize(("seconds", "field"), [(7.5, b"8"), (0.1, b"1"), (60, b"60"), (61, b"60"), (math.inf, b"60")])
 async def test_retry_after_is_when_all_who_wait_will_have_been_served_or_sent_away(

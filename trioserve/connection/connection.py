@@ -153,10 +153,14 @@ class Connection:
         try:
             self._look_at_request(exchange, head)
             self.departure.reader_rests()
+            if exchange.refusal is not None:
+                # There is nothing to handle: whoever has waited for a turn would be told only then, or never.
+                await self._call_endpoint(exchange, endpoint)
+                return
             if not self.context.turns.take():
                 await self._wait_for_turn()
             try:
-                await self._take_turn(exchange, endpoint)
+                await self._call_endpoint(exchange, endpoint)
             finally:
                 self.context.turns.give_back()
         except BaseException as error:
@@ -183,7 +187,7 @@ class Connection:
                 return
         raise busy(patience)
 
-    async def _take_turn(self, exchange: ServedExchange, endpoint: Endpoint) -> None:
+    async def _call_endpoint(self, exchange: ServedExchange, endpoint: Endpoint) -> None:
         """Call the endpoint, and see its response out."""
         self.transport.look()
         if self.departure.scope.cancel_called:

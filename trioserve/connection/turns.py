@@ -2,7 +2,8 @@
 
 An exchange has its turn from the call of its endpoint until that has ended and its response is out, whatever becomes
 of it: a stream or a WebSocket has it as long as it lasts, and a handler that runs on without a client, or unwinds, has
-it until it has ended. So what is limited is the work, and not the clients who wait for it.
+it until it has ended. So what is limited is the work, and not the clients who wait for it. A request that its head
+already refuses is no work: it is answered without a turn.
 
 First come, first served: a turn that ends is handed to the one that has waited longest, so that nobody who comes later
 can take it. Where there is a free turn nothing is waited for, not even for a step of the scheduler.
