@@ -161,6 +161,42 @@ async def test_an_application_that_sets_up_logging_gets_the_access_log_its_own_w
     assert program.stdout == ["own trioserve.access"]
 
 
+async def without_proxy_header(app: str, *options: str, cwd: Path, **variables: str) -> Program:
+    """The output of a server to which a client has come that is refused at the opening of its connection."""
+    async with trioserve("run", app, "--port", "0", "--proxy-protocol", *options, cwd=cwd, **variables) as program:
+        stream = await program.connect()
+        await stream.send_all(request("GET", "/"))
+        assert await everything(stream) == b""
+        assert await program.end(signal.SIGTERM) == 0
+    return program
+
+
+@pytest.mark.parametrize(
+    ("options", "variables", "told"),
+    [
+        ([], {}, False),
+        (["--log-level", "info"], {}, False),
+        (["--log-level", "debug"], {}, True),
+        ([], {"TRIOSERVE_LOG_LEVEL": "debug"}, True),
+    ],
+)
+async def test_the_log_level_decides_whether_a_connection_that_comes_to_nothing_is_told_of(
+    shop, options, variables, told
+):
+    program = await without_proxy_header("shop:app", *options, cwd=shop, **variables)
+    assert any("at its opening" in line for line in program.stderr) is told
+
+
+async def test_the_log_level_holds_where_the_application_has_set_up_logging_itself(shop):
+    (shop / "own.py").write_text(
+        "import logging, sys\n"
+        "logging.basicConfig(stream=sys.stdout, format='own %(levelname)s %(name)s')\n"
+        "from shop import app\n"
+    )
+    program = await without_proxy_header("own:app", "--log-level", "debug", cwd=shop)
+    assert program.stdout == ["own DEBUG trioserve.error"]
+
+
 # Behind proxies
 
 TELLS = """

@@ -17,7 +17,7 @@ import click
 from click.core import ParameterSource
 
 from trioserve.app.application import App
-from trioserve.cli.console import say
+from trioserve.cli.console import log_from, say
 from trioserve.cli.finding import load
 from trioserve.cli.listing import aligned, columns
 from trioserve.cli.options import (
@@ -149,6 +149,12 @@ def main(context: click.Context) -> None:
     help="PEM file with the certificate's key.  [default: the certificate's file]",
 )
 @option("--access-log/--no-access-log", default=True, show_default=True, help="One line an exchange, on stdout.")
+@option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning"]),
+    help="From which level on the server's log is written, on stderr; debug tells whom it refused, and why.  "
+    "[default: warning]",
+)
 @number_options(Deadlines, "deadline", seconds)
 @number_options(Limits, "limit", number)
 def run(  # noqa: PLR0917 - click passes options by name
@@ -163,6 +169,7 @@ def run(  # noqa: PLR0917 - click passes options by name
     forwarded_fields: str,
     tls_certificate: Path | None,
     tls_key: Path | None,
+    log_level: str | None,
     *,
     proxy_protocol: bool,
     access_log: bool,
@@ -180,6 +187,8 @@ def run(  # noqa: PLR0917 - click passes options by name
     code and new certificates. One that dies is replaced. Limits hold for each worker. Without --workers, SIGHUP changes
     nothing, unless it comes since the terminal was closed; then it drains like Ctrl-C.
     """
+    if log_level is not None:
+        log_from(log_level)
     inheritance = Inheritance.taken_from(os.environ)
     descriptors = take_descriptors(os.environ, os.getpid()) if inheritance is None else inheritance.activated
     config = Config(

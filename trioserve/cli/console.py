@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from trioserve.core.errors import ERROR_LOGGER
 from trioserve.observe.access_log import ACCESS_LOGGER
 
 DRAINING = "draining; signal again to stop at once"
@@ -48,6 +49,11 @@ def log_to_console() -> None:
         access.addHandler(_handler(sys.stdout, "%(asctime)s %(message)s"))
         access.setLevel(logging.INFO)
         access.propagate = False
+
+
+def log_from(level: str) -> None:
+    """Log what is at least as grave as `level` ("debug", say), whoever has set up logging. Not of the access log."""
+    logging.getLogger(ERROR_LOGGER).setLevel(level.upper())
 
 
 def _handler(stream: Any, form: str) -> logging.Handler:
