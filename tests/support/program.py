@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import trio
@@ -22,12 +22,12 @@ LIFETIME = 30
 class Program:
     """A running `trioserve`, with the lines that it has printed so far."""
 
-    def __init__(self, process: trio.Process) -> None:
+    def __init__(self, process: trio.Process, streams: int) -> None:
         self.process = process
         self.stdout: list[str] = []
         self.stderr: list[str] = []
         self._printed = trio.lowlevel.ParkingLot()
-        self._streams = 2
+        self._streams = streams
 
     async def collect(self, stream: trio.abc.ReceiveStream, lines: list[str]) -> None:
         text = ""
@@ -86,26 +86,36 @@ def command(*arguments: str) -> list[str]:
 
 @asynccontextmanager
 async def trioserve(
-    *arguments: str, cwd: Path, through: tuple[str, ...] = (), **variables: str
+    *arguments: str,
+    cwd: Path,
+    through: tuple[str, ...] = (),
+    stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.PIPE,
+    **variables: str,
 ) -> AsyncIterator[Program]:
     """`trioserve` with these arguments and environment variables; killed at the end if it still runs.
 
-    `through` is a command that becomes `trioserve` with the arguments behind its own.
+    `through` is a command that becomes `trioserve` with the arguments behind its own. A stream that is given as a
+    descriptor is the caller's, and none of its lines are collected.
     """
     with trio.fail_after(LIFETIME):
         process = await trio.lowlevel.open_process(
             [*through, *arguments] if through else command(*arguments),
             cwd=cwd,
             env=environment(**variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=stdout,
+            stderr=stderr,
         )
-        program = Program(process)
-        async with process.stdout, process.stderr:
+        ours = [(process.stdout, "stdout"), (process.stderr, "stderr")]
+        ours = [(stream, name) for stream, name in ours if stream is not None]
+        program = Program(process, streams=len(ours))
+        async with AsyncExitStack() as stack:
+            for stream, _ in ours:
+                await stack.enter_async_context(stream)
             try:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(program.collect, process.stdout, program.stdout)
-                    nursery.start_soon(program.collect, process.stderr, program.stderr)
+                    for stream, name in ours:
+                        nursery.start_soon(program.collect, stream, getattr(program, name))
                     try:
                         yield program
                     finally:

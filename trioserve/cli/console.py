@@ -23,7 +23,7 @@ NO_WORKERS = "SIGHUP replaces workers, and there are none; start with --workers 
 
 def say(text: str) -> None:
     """One line for whoever has started us, if they are still there."""
-    with contextlib.suppress(OSError):  # their terminal has hung up, or the pipe has broken; that ends no server
+    with contextlib.suppress(OSError, ValueError):  # a hung up terminal, a full disk, a closed stream end no server
         click.echo(f"trioserve: {text}", err=True)
 
 
