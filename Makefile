@@ -37,7 +37,7 @@ test: lint
 	$(BIN)/coverage report --include='$(COVERED)' --fail-under=$(COVERAGE)
 
 explore: $(INSTALLED)
-	$(BIN)/pytest --hypothesis-profile=explore tests/lifecycle/test_scripts.py tests/core
+	$(BIN)/pytest --hypothesis-profile=explore tests/lifecycle/test_scripts.py tests/lifecycle/test_crowds.py tests/core
 
 conformance: $(INSTALLED)
 	$(BIN)/python -m tests.conformance
