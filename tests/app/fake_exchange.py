@@ -73,6 +73,9 @@ class FakeExchange:
     def report_failure(self, error: BaseException) -> None:
         self.log.append(f"failed: {error!r}")
 
+    async def until_draining(self) -> None:
+        await trio.sleep_forever()
+
     def handler_starts(self) -> None:
         self.log.append("starts")
 

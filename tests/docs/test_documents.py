@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from sybil.document import Document
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 from tests.docs.clients import Log, ask, leave, request
+from tests.support.memory import in_memory
 from tests.support.tls import write_certificate
 from trioserve import Config, Deadlines, Limits
 from trioserve.cli import main as program
@@ -196,3 +198,21 @@ async def test_the_payment_of_the_departure_page_fails_quietly_without_its_body(
     (record,) = log.records
     assert (record.phase, record.outcome, type(record.exception).__name__) == ("BODY", "failed", "ClientGone")
     assert caplog.records == []
+
+
+# docs/running.md
+
+
+async def test_the_feed_that_waits_for_news_ends_whole_when_the_server_does():
+    running = run(ROOT / "docs/running.md")
+    async with in_memory(running["app"]) as served:
+        client = served.connect()
+        await client.send(b"GET /news HTTP/1.1\r\nHost: test\r\n\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        async with running["news"]:
+            running["news"].notify_all()
+        await trio.testing.wait_all_tasks_blocked()
+
+        await served.server.drain()
+
+        assert (await client.answer()).body == b"data: there is news\n\n"

@@ -12,11 +12,28 @@ import trio.testing
 from tests.support import Client, Cut, Running, happens, start
 from tests.support.logs import errors
 from tests.support.memory import in_memory
-from trioserve import Abandoned, App, Cause, Completed, Deadlines, Limits, OpenSocket, Outcome, Phase, Request, Response
+from tests.support.websocket import HANDSHAKE
+from trioserve import (
+    Abandoned,
+    App,
+    Cause,
+    Completed,
+    Deadlines,
+    Limits,
+    OpenSocket,
+    Outcome,
+    Phase,
+    Request,
+    Response,
+    WebSocket,
+)
 from trioserve.server.server import ACCEPT_AT_ONCE, FIRST_REQUEST
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 STREAM = b"GET /stream HTTP/1.1\r\nHost: test\r\n\r\n"
+
+GOING_AWAY = b"\x88\x02\x03\xe9"
+"""A Close frame with code 1001."""
 
 SHORT = Deadlines(drain=0.1, linger=0.1)
 
@@ -227,6 +244,58 @@ async def test_after_the_delay_nobody_is_accepted_any_more(nursery):
 
     with pytest.raises(ConnectionRefusedError):
         await server.connect()
+
+
+@pytest.mark.parametrize("order", ["drain", "replace"])
+async def test_a_stream_that_waits_for_news_can_come_to_its_end_at_the_order_to_end(nursery, order):
+    app = App()
+    entered = trio.Event()
+
+    @app.get("/")
+    async def handler(request: Request) -> Response:
+        async def write_events(send) -> None:
+            await send("hello")
+            entered.set()
+            await request.until_draining()
+            await send("bye")
+            await request.until_draining()
+
+        return Response.events(write_events)
+
+    server = await start(nursery, app, delays_drain=True, deadlines=LONG_DELAY)
+    client = await server.ask(GET)
+    await happens(entered.wait())
+    await trio.testing.wait_all_tasks_blocked()
+
+    getattr(server, order).set()
+
+    assert (await client.answer()).body == b"data: hello\n\ndata: bye\n\n"
+    assert (await server.records.next(Completed)).status == 200
+    server.hasten.set()
+    await happens(server.ended.wait())
+
+
+async def test_a_websocket_that_waits_for_messages_can_be_closed_at_the_order_to_end(nursery):
+    app = App()
+
+    @app.websocket("/")
+    async def handler(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.request.until_draining()
+        await socket.close(1001)
+
+    server = await start(nursery, app, delays_drain=True, deadlines=LONG_DELAY)
+    client = await server.ask(HANDSHAKE)
+    received = await client.receive()
+    await trio.testing.wait_all_tasks_blocked()
+
+    server.drain.set()
+
+    while not received.endswith(GOING_AWAY):
+        received += await client.receive()
+    client.close()
+    server.hasten.set()
+    await happens(server.ended.wait())
 
 
 # Replaced: others serve the same sockets, and go on

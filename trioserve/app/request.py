@@ -177,6 +177,13 @@ class Request:
         """
         return self.exchange.draining
 
+    async def until_draining(self) -> None:
+        """Wait until `draining` is true, which may be never. For a stream or a WebSocket that waits for something else.
+
+        A checkpoint, always. Cancellation: nothing is lost, and it can be awaited again.
+        """
+        await self.exchange.until_draining()
+
     @property
     def stopping(self) -> bool:
         """True from the order to stop on: more requests are not welcome. For a readiness of your own.

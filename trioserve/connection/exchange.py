@@ -142,6 +142,9 @@ class ServedExchange:
     def draining(self) -> bool:
         return self._connection.context.draining.is_set()
 
+    async def until_draining(self) -> None:
+        await self._connection.context.draining.wait()
+
     @property
     def stopping(self) -> bool:
         return self._connection.context.stopping.is_set()

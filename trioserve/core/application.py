@@ -132,6 +132,10 @@ class Exchange(Protocol):
         """
         ...
 
+    async def until_draining(self) -> None:
+        """Wait until `draining` is true. A checkpoint, always."""
+        ...
+
     @property
     def stopping(self) -> bool:
         """True from the order to stop on: the service is going to end. Not so for a worker that another replaces."""
