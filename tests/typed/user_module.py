@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypedDict, Unpack, assert_type
@@ -43,6 +43,7 @@ from trioserve import (
     MutableHeaders,
     Next,
     Observer,
+    OpenSocket,
     Outcome,
     Phase,
     PolicyOptions,
@@ -61,6 +62,7 @@ from trioserve import (
     WebSocket,
     WebSocketClosed,
     serve,
+    tls_context,
 )
 from trioserve.testing import MemoryPeer, MemoryServer, memory_server
 
@@ -384,11 +386,15 @@ class Metrics:
         self.count[record.route, record.logged_status] += 1
 
 
-async def main() -> None:
+async def main(inherited: Sequence[int] = ()) -> None:
     metrics: Observer = Metrics()
     try:
         config = Config(
-            listen=(TcpAddress("127.0.0.1", 0), UnixAddress("/run/shop.sock")),
+            listen=(
+                TcpAddress("127.0.0.1", 0, tls=tls_context("certificate.pem", "key.pem")),
+                UnixAddress("/run/shop.sock", proxy_protocol=True),
+                *(OpenSocket(descriptor) for descriptor in inherited),
+            ),
             deadlines=Deadlines(handler=60, drain=10),
             limits=Limits(body=5_000_000),
             half_close=HalfClose.PROBE,
