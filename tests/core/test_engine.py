@@ -960,6 +960,23 @@ def test_a_second_response_to_a_request_is_refused():
             send()
 
 
+@pytest.mark.parametrize(
+    ("wire", "content"),
+    [(b"", b"slow"), (b"GET / HTTP/1.1\r\nHo", b"slow"), (b"HEA", b"slow"), (b"HEAD / HTTP/1.1\r\nHo", b"")],
+)
+def test_rfc9110_9_3_2_an_answer_before_the_head_is_complete_has_content_but_to_head(wire, content):
+    engine = H11Engine(LIMITS)
+    if wire:
+        engine.receive_data(wire)
+    assert engine.next_event() is NEED_DATA
+    answered = b"".join(engine.respond(ResponseHead(408, [(b"content-length", b"4")]), b"slow"))
+    assert answered.partition(b"\r\n\r\n")[2] == content
+    assert engine.response_complete
+    assert not engine.request_complete
+    assert not engine.keeps_alive
+    assert not engine.reusable
+
+
 def test_a_part_before_the_head_is_refused():
     with pytest.raises(ResponseError):
         engine_after(GET).send_part(b"x")

@@ -278,6 +278,10 @@ class H11Engine:
             raise ResponseError(str(error)) from None
         if self._method == "CONNECT" and status < 300:
             raise ResponseError(f"{status} to CONNECT would open a tunnel (RFC 9110 §9.3.6); this server has none")
+        if self._h11.their_state is h11.IDLE:
+            # Answered before its head is all there, since it is too slow or the server stops. No more of it is taken.
+            self._refusal = 400, "the request was answered before its head was complete"
+            self._begin_refused_exchange()
         version = self._h11.their_http_version
         self._closing_ends_response = (
             (version is None or version < b"1.1") and self.content_allowed(status) and not _has_length(response)
