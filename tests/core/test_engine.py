@@ -977,6 +977,18 @@ def test_rfc9110_9_3_2_an_answer_before_the_head_is_complete_has_content_but_to_
     assert not engine.reusable
 
 
+def test_of_a_head_that_is_not_complete_or_was_refused_the_request_line_is_known():
+    engine = H11Engine(LIMITS)
+    assert engine.request_line is None
+    engine.receive_data(b"GET /a HTTP/1.1\r\n")
+    assert engine.next_event() is NEED_DATA
+    assert engine.request_line == ("GET", "/a", "1.1")
+    engine.receive_data(b"A : b\r\n\r\n")
+    with pytest.raises(RequestError):
+        engine.next_event()
+    assert engine.request_line == ("GET", "/a", "1.1")
+
+
 def test_a_part_before_the_head_is_refused():
     with pytest.raises(ResponseError):
         engine_after(GET).send_part(b"x")

@@ -42,6 +42,7 @@ class Passed:
     head: RequestHead | None = None
     content: bytes = b""
     refusal: tuple[int, str] | None = None
+    request_line: tuple[str, str, str] | None = None
 
 
 def run(pieces: Iterable[bytes], limits: Limits = LIMITS) -> Passed:
@@ -57,6 +58,7 @@ def run(pieces: Iterable[bytes], limits: Limits = LIMITS) -> Passed:
         with pytest.raises(RequestError) as again:
             gate.next_bytes()
         assert (again.value.status, again.value.detail) == passed.refusal
+    passed.request_line = gate.request_line
     return passed
 
 
@@ -489,6 +491,32 @@ def test_the_method_is_known_as_soon_as_it_is_there_also_of_a_head_that_is_refus
     except RequestError:
         pass
     assert gate.method == method
+
+
+@pytest.mark.parametrize(
+    ("wire", "line"),
+    [
+        (b"GET / HTTP/1.1\r", None),
+        (b"GET / HTTP/1.1\r\n", ("GET", "/", "1.1")),
+        (b"GET /a HTTP/1.0\r\nHost: a\r\nA", ("GET", "/a", "1.0")),
+        (b"\r\nGET / HTTP/1.1\r\nA : b", ("GET", "/", "1.1")),
+        (b"GET /a{b HTTP/1.1\r\nHost: a\r\n\r\n", ("GET", "/a{b", "1.1")),
+        (b"GET / HTTP/1.1\r\n\r\n", ("GET", "/", "1.1")),  # without Host
+        (b"GET / HTTP/1.1\r\nHost: a\r\nA: " + b"b" * 70_000, ("GET", "/", "1.1")),
+        (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", None),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", None),
+        (b"GET /\x1b[1m HTTP/1.1\r\nHost: a\r\n\r\n", None),
+        (b"G(T / HTTP/1.1\r\nHost: a\r\n\r\n", None),
+        (b"", None),
+        (GET, None),  # has passed
+        (GET + b"GET /b HTTP/1.1\r\nHo", ("GET", "/b", "1.1")),
+        (FIXED[:-1], None),
+        (CHUNKED + b"0\r\nA : b", None),
+    ],
+)
+def test_of_a_head_that_does_not_pass_the_request_line_is_known_if_it_is_good(wire, line):
+    assert run([wire]).request_line == line
+    assert run(bytewise(wire)).request_line == line
 
 
 # Limits, each at limit and limit + 1

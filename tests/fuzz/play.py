@@ -20,6 +20,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import h11
 import trio
@@ -43,6 +44,17 @@ class Broken(AssertionError):
     """Something that must hold does not."""
 
 
+class Told(NamedTuple):
+    """What a record says. Without a head, method, target and version are those of a request line that was good."""
+
+    kind: str
+    status: int
+    method: str | None
+    target: str | None
+    http_version: str | None
+    has_head: bool
+
+
 @dataclass
 class Played:
     """What came of one connection."""
@@ -53,9 +65,19 @@ class Played:
     received: bytes = b""
 
     @property
-    def told(self) -> list[tuple[str, int, str | None, str | None]]:
+    def told(self) -> list[Told]:
         """What the records say that does not depend on how the bytes came."""
-        return [(type(record).__name__, record.status, record.method, record.target) for record in self.records]
+        return [
+            Told(
+                type(record).__name__,
+                record.status,
+                record.method,
+                record.target,
+                record.http_version,
+                record.headers is not None,
+            )
+            for record in self.records
+        ]
 
 
 class Stage(logging.Handler):
@@ -211,11 +233,11 @@ def _judge_entered(entered: list[tuple[str, str]], heads: list[tuple[str, str]])
 def _judge_refusal(played: Played, heads: list[tuple[str, str]], refusal: int | None) -> None:
     records = played.records
     for record in records[:-1]:
-        if record.method is None:
+        if record.headers is None:
             raise Broken(f"exchange {record.exchange_number} had no head, and the connection went on")
     if len(records) > len(heads) + 1:
         raise Broken(f"there are {len(records)} records, and the engine accepts {len(heads)} heads")
-    if refusal is not None and records and records[-1].method is None and records[-1].status != refusal:
+    if refusal is not None and records and records[-1].headers is None and records[-1].status != refusal:
         raise Broken(f"a refusal with {refusal} was recorded as {records[-1]}")
 
 

@@ -52,8 +52,8 @@ async def throw(stage: Stage, number: int, tally: collections.Counter[str]) -> N
             raise Broken(f"{error}\n  played {how}, {'staying' if stay else 'half-closing'}\n  {data!r}") from None
         first = first or played
         tally["plays"] += 1
-        for kind, status, method, _ in played.told:
-            tally[f"{kind} {status}{' (no head)' if method is None else ''}"] += 1
+        for told in played.told:
+            tally[f"{told.kind} {told.status}{'' if told.has_head else ' (no head)'}"] += 1
 
 
 def compare(data: bytes, one: Played, other: Played) -> None:

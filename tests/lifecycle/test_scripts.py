@@ -280,7 +280,7 @@ def judge(script: Script, run: Run, records: list[Completed | Abandoned]) -> Non
     *earlier, last = records or [None]
     assert all(isinstance(record, Completed) for record in earlier), "an abandonment ends the connection"
     # HEAD of a stream has no body to write, so its handler counts nothing; nor does a head that never became whole.
-    counted = [record for record in records if record.method not in {"HEAD", None}]
+    counted = [record for record in records if record.method != "HEAD" and record.headers is not None]
     if isinstance(last, Abandoned):
         # The last one may have been ended before its handler, or its stream, had begun.
         assert run.started in {len(counted), len(counted) - 1}
@@ -288,7 +288,7 @@ def judge(script: Script, run: Run, records: list[Completed | Abandoned]) -> Non
         judge_abandoned(script, run, last)
     else:
         assert run.started == len(counted)
-    if any(record.method is None for record in records):
+    if any(record.headers is None for record in records):
         return  # the client was too slow: what it did after that met a closed connection
     for record in records:
         if record.target == "/echo" and isinstance(record, Completed):
@@ -343,7 +343,7 @@ def judge_abandoned(script: Script, run: Run, record: Abandoned) -> None:
     if record.cause is Cause.VANISHED:
         assert record.noticed_at == run.left_at + VANISH
     if record.phase is Phase.HEAD:
-        assert record.method is None
+        assert record.headers is None
     else:
         assert record.target == REQUESTS[script.requests[record.exchange_number - 1]].split()[1].decode()
     if record.outcome is Outcome.CANCELLED and record.cause.by == "client" and record.phase is not Phase.HEAD:

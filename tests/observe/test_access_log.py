@@ -124,6 +124,19 @@ def test_whatever_head_the_engine_accepts_is_one_line_that_reads_back(method, ta
     assert match["request"].replace("%22", '"') == f"{head.method} {head.target.replace('%22', chr(34))} HTTP/1.1"
 
 
+@given(
+    target=st.one_of(st.binary(min_size=1, max_size=30), st.text("/\"\\%'`{ \r\x1b\x85", min_size=1).map(str.encode))
+)
+def test_so_is_the_request_line_of_whatever_head_it_refuses(target):
+    engine = H11Engine(Limits())
+    engine.receive_data(b"GET " + target + b" HTTP/1.1\r\nHost : a\r\n\r\n")
+    with pytest.raises(RequestError):
+        engine.next_event()
+    line = line_of(completed(**(engine.request_line._asdict() if engine.request_line else {"method": None})), 400)
+    assert line.isprintable()
+    assert LINE.fullmatch(line)["status"] == "400"
+
+
 def test_without_a_listener_nothing_is_written(caplog):
     caplog.set_level(logging.WARNING, ACCESS_LOGGER)
     AccessLog().completed(completed())

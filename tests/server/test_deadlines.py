@@ -43,7 +43,8 @@ async def test_a_head_that_is_dripped_is_cut_in_total_and_answered_408(nursery, 
 
     assert (answer.status, answer.closes) == (408, True)
     record = await server.records.next(Completed)
-    assert (record.status, record.method, record.target, record.exchange_number) == (408, None, None, 1)
+    assert (record.status, record.method, record.target, record.exchange_number) == (408, "GET", "/", 1)
+    assert record.headers is None
     assert record.duration >= 0.2
     assert not errors(caplog)
 

@@ -199,7 +199,19 @@ async def test_nothing_that_a_client_sends_can_forge_a_line_of_the_access_log(nu
 
     encoded, raw = [LINE.fullmatch(record.getMessage()) for record in lines(caplog)]
     assert encoded["request"] == "GET /%22%0d%0a HTTP/1.1"
-    assert (raw["request"], raw["status"]) == ("-", "400")
+    assert (raw["request"], raw["status"]) == ("GET /%22%0d%0a HTTP/1.1", "400")
+
+
+async def test_of_a_head_that_was_refused_the_record_and_the_access_log_have_the_request_line(nursery, caplog):
+    server = await start(nursery, App())
+    client = await server.ask(b"GET /a{b HTTP/1.1\r\nHost: test\r\n\r\n")
+    assert (await client.answer()).status == 400
+    record = await server.records.next(Completed)
+
+    assert (record.method, record.target, record.http_version) == ("GET", "/a{b", "1.1")
+    assert (record.headers, record.route) == (None, None)
+    [line] = [LINE.fullmatch(record.getMessage()) for record in lines(caplog)]
+    assert (line["request"], line["status"]) == ("GET /a{b HTTP/1.1", "400")
 
 
 async def test_the_access_log_names_no_client_on_a_unix_socket(nursery, caplog, tmp_path):

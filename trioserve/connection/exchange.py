@@ -31,7 +31,7 @@ from trioserve.core.lifecycle import (
     phase_of,
 )
 from trioserve.core.limits import Deadlines, Limits
-from trioserve.core.messages import BodyPart, Content, Field, RequestHead, ResponseHead, Wire
+from trioserve.core.messages import BodyPart, Content, Field, RequestHead, RequestLine, ResponseHead, Wire
 from trioserve.core.records import Abandoned, ClientAddress, Completed
 from trioserve.core.response_fields import response_fields
 from trioserve.core.target import Scheme
@@ -102,6 +102,11 @@ class ServedExchange:
     def has_head(self) -> bool:
         """False for an exchange whose head was never understood."""
         return self._head is not None
+
+    @property
+    def request_line(self) -> RequestHead | RequestLine | None:
+        """What begins the head, also of one that was never understood; None if that is not known either."""
+        return self._head or self._connection.engine.request_line
 
     @property
     def client(self) -> ClientAddress | None:
@@ -482,12 +487,13 @@ class ServedExchange:
     def completed_record(self) -> Completed:
         assert self.completed_at is not None
         assert self.response is not None
+        line = self.request_line
         return Completed(
             status=self.response.status,
-            method=self._head.method if self._head else None,
-            target=self._head.target if self._head else None,
+            method=line.method if line else None,
+            target=line.target if line else None,
             route=self.route,
-            http_version=self._head.http_version if self._head else None,
+            http_version=line.http_version if line else None,
             headers=self._head.headers if self._head else None,
             client=self.client,
             connection_id=self._connection.id,
@@ -500,6 +506,7 @@ class ServedExchange:
 
     def abandoned_record(self, end: End, status: int, unacked_bytes: int | None) -> Abandoned:
         cause, phase, noticed_at = end
+        line = self.request_line
         return Abandoned(
             status=status,
             phase=phase,
@@ -509,10 +516,10 @@ class ServedExchange:
             outcome=outcome_of(
                 started=self._handler_started, returned=self._handler_returned, exception=self.exception
             ),
-            method=self._head.method if self._head else None,
-            target=self._head.target if self._head else None,
+            method=line.method if line else None,
+            target=line.target if line else None,
             route=self.route,
-            http_version=self._head.http_version if self._head else None,
+            http_version=line.http_version if line else None,
             headers=self._head.headers if self._head else None,
             client=self.client,
             connection_id=self._connection.id,

@@ -23,7 +23,7 @@ import h11
 from trioserve.core.errors import RequestError, ResponseError, phrase
 from trioserve.core.gate import Gate
 from trioserve.core.limits import Limits
-from trioserve.core.messages import BodyPart, Content, EndOfRequest, Field, RequestHead, ResponseHead, Wire
+from trioserve.core.messages import BodyPart, Content, EndOfRequest, Field, RequestHead, RequestLine, ResponseHead, Wire
 
 
 class Waiting(Enum):
@@ -61,6 +61,13 @@ class Engine(Protocol):
     @property
     def unparsed_bytes(self) -> bytes:
         """The bytes that have been received and that no event has consumed."""
+        ...
+
+    @property
+    def request_line(self) -> RequestLine | None:
+        """The request line of a head that is not complete or was refused; None if there is no such head, or its request
+        line is not all there or was refused itself. It depends on the bytes received, and not on how they were cut.
+        """
         ...
 
     @property
@@ -237,6 +244,10 @@ class H11Engine:
     @property
     def unparsed_bytes(self) -> bytes:
         return self._h11.trailing_data[0] + self._gate.held
+
+    @property
+    def request_line(self) -> RequestLine | None:
+        return self._gate.request_line
 
     @property
     def request_complete(self) -> bool:

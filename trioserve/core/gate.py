@@ -51,7 +51,7 @@ from trioserve.core.grammar import (
     why_no_request_line,
 )
 from trioserve.core.limits import Limits
-from trioserve.core.messages import Field, RequestHead
+from trioserve.core.messages import Field, RequestHead, RequestLine
 from trioserve.core.target import authority_of
 
 LOOKED_AT_EARLY: Final = 256
@@ -127,6 +127,18 @@ class Gate:
         return size > 1 or (size == 1 and not (self._next is _Next.HEAD and self._held.endswith(b"\r")))
 
     @property
+    def request_line(self) -> RequestLine | None:
+        """The request line of a head that has not passed, because more of it must come or because it was refused.
+
+        None if there is no such head, its request line is not all there, or the line itself was refused.
+        """
+        if self._next is not _Next.HEAD or not self._checked:
+            return None
+        line = REQUEST_LINE.match(self._held, self._at)
+        assert line is not None, "what was found good begins with a request line"
+        return RequestLine(*(part.decode("ascii") for part in line.groups()))
+
+    @property
     def complete(self) -> bool:
         """True if the current request has passed to its end."""
         return self._next is _Next.NOTHING
@@ -176,6 +188,7 @@ class Gate:
         if not size:
             return b""
         start = self._at
+        self._checked = size - len(b"\r\n")
         line = REQUEST_LINE.match(self._held, start)
         assert line is not None, "a head that was found good begins with a request line"
         method, target, version = (part.decode("ascii") for part in line.groups())

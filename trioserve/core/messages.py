@@ -73,6 +73,16 @@ class Headers:
         return f"{type(self).__name__}({list(self)!r})"
 
 
+class RequestLine(NamedTuple):
+    """The first line of a request (RFC 9112 §3). The target may be none that a URI can have; its characters are visible
+    ASCII, and the method is a token.
+    """
+
+    method: str
+    target: str
+    http_version: str
+
+
 class RequestHead(NamedTuple):
     """Everything of a request but its content: RFC 9112 §2-3.
 

@@ -28,11 +28,11 @@ class Completed:
     """The response was handed whole to the transport before any departure was noticed."""
 
     status: int  # what was sent
-    method: str | None  # None if the head was never understood; so are target, http_version and headers
-    target: str | None
+    method: str | None  # None if no request line was understood; so are target and http_version
+    target: str | None  # as it came; if `headers` is None, it may be none that a URI can have
     route: str | None  # the route's pattern, "/reports/{year:int}"; None if no route was found
     http_version: str | None  # "1.1"
-    headers: Headers | None
+    headers: Headers | None  # None if the head was refused, or never was all there
     client: ClientAddress | None  # (host, port), port 0 if a proxy did not say it; None on a Unix socket
     connection_id: int  # unique in this process
     exchange_number: int  # 1, 2, 3 ... on its connection
@@ -52,11 +52,11 @@ class Abandoned:
     by: str  # "client" or "server": whose side ended it
     sent_status: int | None  # the code that is on the wire already; None if no byte of a response was sent
     outcome: Outcome
-    method: str | None  # None if the head was never understood; so are target, http_version and headers
-    target: str | None
+    method: str | None  # None if no request line was understood; so are target and http_version
+    target: str | None  # as it came; if `headers` is None, it may be none that a URI can have
     route: str | None  # the route's pattern; None if no route was found
     http_version: str | None
-    headers: Headers | None
+    headers: Headers | None  # None if the head was refused, or never was all there
     client: ClientAddress | None  # (host, port), port 0 if a proxy did not say it; None on a Unix socket
     connection_id: int  # unique in this process
     exchange_number: int  # 1, 2, 3 ... on its connection

@@ -7,9 +7,10 @@ handlers. The lines:
     127.0.0.1:53126 "GET /reports/2026 HTTP/1.1" 499 0B 300.2ms abandoned HANDLER FIN cancelled unwind=0.1ms
     127.0.0.1:53128 "GET /export HTTP/1.1" 200 65536B 911.0ms abandoned RESPONSE_BODY RESET cancelled unwind=0.1ms
 
-that is: client (whom a trusted proxy names, if there is one, and then mostly without a port), request line, status code
-(what was sent if anything was, else what never arrived), content bytes sent, duration; then, for an abandoned exchange,
-phase, cause, what became of the handler, and how long it unwound.
+that is: client (whom a trusted proxy names, if there is one, and then mostly without a port), request line (also of a
+head that was refused or never all there, if the line itself was good; else "-"), status code (what was sent if anything
+was, else what never arrived), content bytes sent, duration; then, for an abandoned exchange, phase, cause, what became
+of the handler, and how long it unwound.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def line_of(record: Record, status: int) -> str:
     """What both kinds of record have in common."""
     request = "-"
     if record.method is not None:
-        # The engine lets no control character pass; a quote would end the request line early for whoever parses it.
+        # A request line has no control character, also where the rest of its head is refused; but a quote would end it
+        # early for whoever parses this.
         target = (record.target or "").replace('"', "%22")
         request = f"{record.method} {target} HTTP/{record.http_version}"
     size = record.response_body_bytes
