@@ -12,8 +12,8 @@ import trio
 from trio.testing import MockClock
 
 from tests.support.sample_records import abandoned, completed
-from trioserve.core.errors import ERROR_LOGGER
-from trioserve.core.messages import RequestHead
+from trioserve.core.errors import ERROR_LOGGER, RequestError
+from trioserve.core.messages import RequestHead, RequestLine
 from trioserve.observe.reporter import Reporter
 
 DEADLINE = 5.0
@@ -347,6 +347,17 @@ async def test_without_hooks_a_report_does_not_wait():
 # The error log
 
 HEAD = RequestHead("GET", "/reports/2026?x", "1.1", [], 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [(None, "a request"), (RequestLine("GET", "/a{b", "1.1"), "GET /a{b"), (HEAD, "GET /reports/2026?x")],
+)
+def test_a_request_that_is_refused_is_a_line_for_those_who_look_for_it(errors, line, what):
+    reporter().request_refused(("192.0.2.1", 5000), line, RequestError(400, "this is wrong"))
+    [entry] = errors()
+    assert entry.levelname == "DEBUG"
+    assert entry.getMessage() == f"refused {what} from 192.0.2.1:5000 with 400: this is wrong"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import re
 
 import pytest
 import trio
+import trio.testing
 
 from tests.support import happens, start
 from trioserve import Abandoned, App, Cause, Completed, Outcome, Phase, Request, Response, UnixAddress
@@ -212,6 +213,48 @@ async def test_of_a_head_that_was_refused_the_record_and_the_access_log_have_the
     assert (record.headers, record.route) == (None, None)
     [line] = [LINE.fullmatch(record.getMessage()) for record in lines(caplog)]
     assert (line["request"], line["status"]) == ("GET /a{b HTTP/1.1", "400")
+
+
+@pytest.mark.parametrize(
+    ("wire", "told"),
+    [
+        (b"GE\x1b[1mT / HTTP/1.1\r\n", "a request from {} with 400: the request does not begin with a method"),
+        (b"GET /\x1b[1m HTTP/1.1\r\n", "a request from {} with 400: the request target is empty or has a character"),
+        (b"GET /a HTTP/1.1\r\n\r\n", "GET /a from {} with 400: the request has no Host field"),
+        (b"GET /a HTTP/1.1\r\nHost: a\r\nExpect: \xff\r\n\r\n", "GET /a from {} with 417: "),
+        (
+            b"POST /echo/a HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\n\r\n",
+            "POST /echo/a from {} with 413: the request body is larger",
+        ),
+        (
+            b"POST /echo/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno",
+            "POST /echo/a from {} with 400: a chunk",
+        ),
+    ],
+)
+async def test_a_request_that_is_refused_is_one_line_at_level_debug_that_says_why(nursery, caplog, wire, told):
+    caplog.set_level(logging.DEBUG, "trioserve.error")
+    server = await start(nursery, Exports())
+    client = await server.ask(wire)
+    await client.answer()
+
+    [entry] = [record for record in caplog.records if record.name == "trioserve.error"]
+    assert entry.levelname == "DEBUG"
+    host, port = client.socket.getsockname()
+    assert entry.getMessage().startswith("refused " + told.format(f"{host}:{port}"))
+    assert entry.getMessage().isprintable()
+
+
+async def test_a_body_that_breaks_while_a_handler_reads_it_is_told_of_too(nursery, caplog):
+    caplog.set_level(logging.DEBUG, "trioserve.error")
+    server = await start(nursery, Exports())
+    client = await server.ask(b"POST /echo/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    await trio.testing.wait_all_tasks_blocked()
+    await client.send(b"no")
+    await client.answer()
+
+    [entry] = [record for record in caplog.records if record.name == "trioserve.error"]
+    assert re.match(r"refused POST /echo/a from \S+ with 400: a chunk", entry.getMessage())
 
 
 async def test_the_access_log_names_no_client_on_a_unix_socket(nursery, caplog, tmp_path):

@@ -210,6 +210,7 @@ class Connection:
             exchange.take_early_parts()
         except RequestError as error:
             self.close_after_exchange()
+            exchange.report_refusal(error)
             exchange.refusal = error  # for the endpoint to answer, as it answers everything that it can
 
     async def _raised(self, exchange: ServedExchange, error: BaseException) -> None:
@@ -251,7 +252,9 @@ class Connection:
 
     async def _refuse(self, error: RequestError) -> None:
         """Answer bytes that are not a request that we serve."""
-        await self._answer_error(self._begin_exchange(None), error)
+        exchange = self._begin_exchange(None)
+        exchange.report_refusal(error)
+        await self._answer_error(exchange, error)
 
     async def _read_rest_of_request(self) -> None:
         """Read and throw away what is left of the body, up to a bound in size and time, to keep the connection."""

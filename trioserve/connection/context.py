@@ -12,11 +12,12 @@ from trioserve.connection.idle import IdleConnections
 from trioserve.connection.turns import Turns
 from trioserve.core.application import Application
 from trioserve.core.engine import Engine
+from trioserve.core.errors import RequestError
 from trioserve.core.forwarded import TrustedProxies
 from trioserve.core.lifecycle import HalfClose
 from trioserve.core.limits import Deadlines, Limits
-from trioserve.core.messages import RequestHead
-from trioserve.core.records import Abandoned, Completed
+from trioserve.core.messages import RequestHead, RequestLine
+from trioserve.core.records import Abandoned, ClientAddress, Completed
 
 
 class Reporter(Protocol):
@@ -31,6 +32,12 @@ class Reporter(Protocol):
 
     async def abandoned(self, record: Abandoned) -> None:
         """Tell everybody, the hooks included. Bounded in time, also when the caller is being cancelled."""
+        ...
+
+    def request_refused(
+        self, client: ClientAddress | None, line: RequestHead | RequestLine | None, error: RequestError
+    ) -> None:
+        """A request is malformed, too large or not supported; `line` is what of it was understood."""
         ...
 
     def handler_failed(self, head: RequestHead | None, route: str | None, error: BaseException) -> None:

@@ -203,8 +203,9 @@ class ServedExchange:
             if not isinstance(event, BodyPart):
                 return b""
             self._count(event.data)
-        except RequestError:
+        except RequestError as error:
             self.close_connection()  # whoever answers it
+            self.report_refusal(error)
             raise
         finally:
             # Also if the handler has cancelled its wait: bytes may lie unread from now on.
@@ -439,6 +440,9 @@ class ServedExchange:
 
     def close_connection(self) -> None:
         self._connection.close_after_exchange()
+
+    def report_refusal(self, error: RequestError) -> None:
+        self._connection.context.reporter.request_refused(self.client, self.request_line, error)
 
     def report_failure(self, error: BaseException) -> None:
         self.exception = error

@@ -16,9 +16,9 @@ import trio
 
 from trioserve.core.application import Hook
 from trioserve.core.callables import is_async, name_of
-from trioserve.core.errors import ERROR_LOGGER
-from trioserve.core.messages import RequestHead
-from trioserve.core.records import Abandoned, Completed
+from trioserve.core.errors import ERROR_LOGGER, RequestError
+from trioserve.core.messages import RequestHead, RequestLine
+from trioserve.core.records import Abandoned, ClientAddress, Completed, written
 from trioserve.failures import is_failure
 from trioserve.observe.observer import Observer
 
@@ -88,6 +88,13 @@ class Reporter:
                 else "was not called within %g s (Deadlines.hook), since all its threads were busy"
             )
             self._log.error(f"on_abandoned hook %s {what}, at %s", name_of(hook), self._hook_deadline, _which(record))
+
+    def request_refused(
+        self, client: ClientAddress | None, line: RequestHead | RequestLine | None, error: RequestError
+    ) -> None:
+        # At this level only: what anybody sends must not fill a disk.
+        what = f"{line.method} {line.target}" if line is not None else "a request"
+        self._log.debug("refused %s from %s with %d: %s", what, written(client), error.status, error.detail)
 
     def handler_failed(self, head: RequestHead | None, route: str | None, error: BaseException) -> None:
         self._log.error("handler of %s raised %s: %s", _what(head, route), type(error).__name__, error, exc_info=error)
