@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from tests.support.client import connect
-from tests.support.program import Program, trioserve
+from tests.support.program import LIFETIME, Program, command, trioserve
 from trioserve import UnixAddress
+from trioserve.cli.output import BACKLOG, Output
 
 SHOP = """
 import os
@@ -117,3 +121,149 @@ async def test_workers_are_replaced_also_where_nothing_can_be_said_of_it(shop, b
             assert (await client.get("/hello")).status == 200
             client.close()
             assert await program.end(signal.SIGTERM) == 0
+
+
+# stdout
+
+QUIET = """
+from trioserve import App
+
+app = App()
+
+@app.get("/hello")
+async def hello():
+    return "hello"
+"""
+
+
+@pytest.fixture
+def quiet(tmp_path: Path) -> Path:
+    """A directory with the application quiet:app, which prints nothing."""
+    (tmp_path / "quiet.py").write_text(QUIET)
+    return tmp_path
+
+
+@contextlib.contextmanager
+def frozen() -> Iterator[int]:
+    """A pipe that has no room for a byte, and whose reader does not read."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"\n")
+    os.set_blocking(writer, True)
+    try:
+        yield writer
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+async def ask(directory: Path, count: int) -> None:
+    client = await connect(UnixAddress(str(directory / "s")))
+    for _ in range(count):
+        assert (await client.get("/hello")).status == 200
+    client.close()
+
+
+@WORKERS
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_an_access_log_that_nobody_reads_stops_neither_requests_nor_the_end(quiet, workers, number):
+    with frozen() as stdout:
+        async with trioserve("run", "quiet:app", *SOCKET, *workers, cwd=quiet, stdout=stdout) as program:
+            await program.line("trioserve: serving")
+            await ask(quiet, 3)
+            assert await program.end(number) == 0
+    assert "trioserve: 3 lines of the access log could not be written" in program.stderr
+
+
+@WORKERS
+async def test_a_server_ends_also_where_nobody_reads_what_it_says(quiet, workers):
+    manager = trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with manager, frozen() as both:
+        await manager.bind(str(quiet / "notify"))
+        told = {"NOTIFY_SOCKET": str(quiet / "notify")}
+        async with trioserve(
+            "run", "quiet:app", *SOCKET, *workers, cwd=quiet, stdout=both, stderr=both, **told
+        ) as program:
+            assert (await manager.recv(4096)).startswith(b"READY=1")
+            await ask(quiet, 3)
+            assert await program.end(signal.SIGTERM) == 0
+
+
+@BROKEN
+async def test_an_access_log_that_cannot_be_written_is_told_once(quiet, broken):
+    with broken() as stdout:
+        async with trioserve("run", "quiet:app", *SOCKET, cwd=quiet, stdout=stdout) as program:
+            await program.line("trioserve: serving")
+            await ask(quiet, 3)
+            assert await program.end(signal.SIGTERM) == 0
+    why = "No space left on device" if broken is full else "Broken pipe"
+    serving, *told = program.stderr
+    assert serving.startswith("trioserve: serving")
+    assert sorted(told) == sorted(
+        [
+            f"trioserve: the access log cannot be written: {why}; lines are left out",
+            "trioserve: draining; signal again to stop at once",
+            "trioserve: 3 lines of the access log could not be written",
+        ]
+    )
+
+
+async def test_a_server_without_a_stdout_serves(quiet):
+    closed = ("sh", "-c", 'exec "$@" >&-', "sh", *command("run", "quiet:app", *SOCKET))
+    async with trioserve(cwd=quiet, through=closed) as program:
+        await program.line("trioserve: serving")
+        await ask(quiet, 3)
+        assert await program.end(signal.SIGTERM) == 0
+    assert len(program.stderr) == 2
+
+
+# The output by itself
+
+
+def test_lines_are_written_in_the_order_in_which_they_came():
+    reader, writer = os.pipe()
+    output = Output("it", writer, pytest.fail)
+    for number in range(1000):
+        output.write(f"{number}\n")
+    with os.fdopen(reader) as lines:
+        read = [int(next(lines)) for _ in range(1000)]
+        output.close()
+        os.close(writer)
+    assert read == list(range(1000))
+
+
+def test_lines_beyond_the_backlog_are_left_out_and_told_with_their_number_when_it_is_over():
+    reader, writer = os.pipe()
+    told: list[str] = []
+    over = threading.Event()
+
+    def tell(text: str) -> None:
+        told.append(text)
+        if len(told) == 2:
+            over.set()
+
+    output = Output("it", writer, tell)
+    line = "x" * (BACKLOG // 4 - 1) + "\n"
+    for _ in range(4 + 3):
+        output.write(line)
+    assert told == ["nobody reads it; lines are left out"]
+    with os.fdopen(reader) as lines:
+        assert [next(lines) for _ in range(4)] == [line] * 4
+        assert over.wait(LIFETIME)
+        output.write("last\n")
+        assert next(lines) == "last\n"
+        output.close()
+        os.close(writer)
+        assert lines.read() == ""
+    assert told == ["nobody reads it; lines are left out", "3 lines of it could not be written"]
+
+
+def test_the_end_does_not_wait_for_who_never_reads():
+    told: list[str] = []
+    with frozen() as writer:
+        output = Output("it", writer, told.append)
+        output.write("one\n")
+        output.close(patience=0)
+        assert told == ["1 line of it could not be written"]

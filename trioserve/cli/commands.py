@@ -85,7 +85,8 @@ def main(context: click.Context) -> None:
     """An HTTP/1.1 server that stops the work when the client goes away, and says so."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What is printed is seen at once, also through a pipe: a hook's `print` belongs beside the access log.
-        sys.stdout.reconfigure(line_buffering=True)
+        # A line is one write, also with PYTHONUNBUFFERED: so it does not mix with those of the access log's thread.
+        sys.stdout.reconfigure(line_buffering=True, write_through=False)
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 

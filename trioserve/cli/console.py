@@ -8,10 +8,11 @@ import os
 import select
 import stat
 import sys
-from typing import Any
+from collections.abc import Iterator
 
 import click
 
+from trioserve.cli.output import Output
 from trioserve.core.errors import ERROR_LOGGER
 from trioserve.observe.access_log import ACCESS_LOGGER
 
@@ -21,10 +22,18 @@ WAITING = "stopping; waiting for handlers that clean up"
 NO_WORKERS = "SIGHUP replaces workers, and there are none; start with --workers for that"
 
 
+_stderr: Output | None = None
+"""Where lines for people go while a server runs."""
+
+
 def say(text: str) -> None:
     """One line for whoever has started us, if they are still there."""
+    line = f"trioserve: {text}"
+    if _stderr is not None:
+        _stderr.write(f"{line}\n")
+        return
     with contextlib.suppress(OSError, ValueError):  # a hung up terminal, a full disk, a closed stream end no server
-        click.echo(f"trioserve: {text}", err=True)
+        click.echo(line, err=True)
 
 
 def terminal_has_hung_up() -> bool:
@@ -37,18 +46,43 @@ def terminal_has_hung_up() -> bool:
     return any(event & select.POLLHUP for _, event in poll.poll(0))
 
 
-def log_to_console() -> None:
-    """Access log to stdout, everything else to stderr, unless the application has set up logging itself."""
-    if logging.getLogger().handlers:
-        return
-    root = logging.getLogger("trioserve")
-    if not root.handlers:
-        root.addHandler(_handler(sys.stderr, "%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    access = logging.getLogger(ACCESS_LOGGER)
-    if not access.handlers:
-        access.addHandler(_handler(sys.stdout, "%(asctime)s %(message)s"))
-        access.setLevel(logging.INFO)
-        access.propagate = False
+@contextlib.contextmanager
+def console() -> Iterator[None]:
+    """While a server runs: the access log to stdout and everything else to stderr, and nothing that waits for them.
+
+    If the application has set up logging itself, that stays as it is.
+    """
+    global _stderr  # noqa: PLW0603 - there is one in a process
+    with contextlib.ExitStack() as stack:
+        if sys.stderr is not None:
+            _stderr = Output("stderr", sys.stderr.fileno(), say)
+            stack.callback(_leave_stderr, _stderr)
+        if not logging.getLogger().handlers:
+            stack.enter_context(_log_to_console())
+        yield
+
+
+def _leave_stderr(output: Output) -> None:
+    global _stderr  # noqa: PLW0603
+    output.close()
+    _stderr = None
+
+
+@contextlib.contextmanager
+def _log_to_console() -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        root = logging.getLogger("trioserve")
+        if not root.handlers and _stderr is not None:
+            stack.enter_context(_handled(root, _stderr, "%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        access = logging.getLogger(ACCESS_LOGGER)
+        if not access.handlers:
+            access.setLevel(logging.INFO)
+            access.propagate = False
+            if sys.stdout is not None:  # as it is if it was closed from the start
+                output = Output("the access log", sys.stdout.fileno(), say)
+                stack.callback(output.close)
+                stack.enter_context(_handled(access, output, "%(asctime)s %(message)s"))
+        yield
 
 
 def log_from(level: str) -> None:
@@ -56,7 +90,28 @@ def log_from(level: str) -> None:
     logging.getLogger(ERROR_LOGGER).setLevel(level.upper())
 
 
-def _handler(stream: Any, form: str) -> logging.Handler:
-    handler = logging.StreamHandler(stream)
+@contextlib.contextmanager
+def _handled(logger: logging.Logger, output: Output, form: str) -> Iterator[None]:
+    handler = _ToOutput(output)
     handler.setFormatter(logging.Formatter(form))
-    return handler
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _ToOutput(logging.Handler):
+    """Writes its records as lines of an output."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__()
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+        except Exception:
+            self.handleError(record)
+        else:
+            self._output.write(f"{line}\n")

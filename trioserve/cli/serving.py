@@ -24,7 +24,7 @@ from trioserve.cli.console import (
     NO_WORKERS,
     STOPPING,
     WAITING,
-    log_to_console,
+    console,
     say,
     terminal_has_hung_up,
 )
@@ -54,7 +54,6 @@ def run_server(
     Raises:
         ConfigError: an address cannot be listened on.
     """
-    log_to_console()
     _run(serve_until_signal, application, config, name, greet)
 
 
@@ -65,7 +64,6 @@ def run_worker(app: str, config: Config, inheritance: Inheritance) -> None:
             # A line is one write, also with PYTHONUNBUFFERED: so the lines of several workers do not mix.
             stream.reconfigure(line_buffering=True, write_through=False)
     application = load(app)
-    log_to_console()
     config = dataclasses.replace(config, listen=inheritance.addresses(config.listen))
     _run(serve_as_worker, application, config, inheritance)
 
@@ -76,7 +74,6 @@ def run_supervisor(size: int, config: Config, name: str) -> NoReturn:
     Raises:
         ConfigError: an address cannot be listened on.
     """
-    log_to_console()
     notifier = Notifier(os.environ)
 
     def tell(news: News, bound: tuple[Address, ...]) -> None:
@@ -107,7 +104,8 @@ def run_supervisor(size: int, config: Config, name: str) -> NoReturn:
 
 def _run(function: Callable[..., Awaitable[T]], *args: Any) -> T:
     try:
-        return trio.run(function, *args)
+        with console():
+            return trio.run(function, *args)
     except BaseExceptionGroup as group:
         # The server runs in a nursery; a port in use comes out of it like this.
         if isinstance(failed := sole(group), StartError):

@@ -11,6 +11,10 @@ that is: client (whom a trusted proxy names, if there is one, and then mostly wi
 head that was refused or never all there, if the line itself was good; else "-"), status code (what was sent if anything
 was, else what never arrived), content bytes sent, duration; then, for an abandoned exchange, phase, cause, what became
 of the handler, and how long it unwound.
+
+A line is logged in the event loop, so a handler of yours that waits, for a pipe that nobody reads say, holds up all
+requests. `trioserve run` has a thread that waits instead; with `serve`, logging is yours, and where its stream may be
+held, `logging.handlers.QueueHandler` and `QueueListener` do the same.
 """
 
 from __future__ import annotations
