@@ -320,7 +320,8 @@ async def test_after_sigterm_accepting_goes_on_for_the_drains_delay(shop):
         await program.line("trioserve: draining")
         assert (await answer(await program.connect(), request("GET", "/ready"))).startswith("HTTP/1.1 503 ")
         assert await answer(await program.connect(), request("GET", "/hello")) == "HTTP/1.1 200 OK hello"
-        assert await program.end(signal.SIGTERM) == 0
+        await program.insist(signal.SIGTERM)
+        assert await program.process.wait() == 0
 
 
 async def test_after_sigint_nobody_waits_for_the_drains_delay(shop):
@@ -379,6 +380,19 @@ async def test_a_terminal_that_hangs_up_drains_the_server(shop):
     assert not (shop / "s").exists(), "it has ended as it should"
 
 
+async def test_two_signals_at_once_are_one_order(shop):
+    async with trioserve("run", "shop:app", "--port", "0", cwd=shop) as program:
+        client = await program.connect()
+        await client.send_all(request("POST", "/order", "Content-Length: 5", body="te"))
+        await program.line("order: started")
+        program.process.send_signal(signal.SIGTERM)
+        program.process.send_signal(signal.SIGINT)
+        await program.line("trioserve: draining")
+        assert (await answer(client, b"apo")) == "HTTP/1.1 200 OK teapo"
+        assert await program.process.wait() == 0
+    assert "trioserve: stopping" not in program.stderr
+
+
 async def test_the_second_signal_stops_at_once(shop):
     async with trioserve("run", "shop:app", "--port", "0", cwd=shop) as program:
         client = await program.connect()
@@ -386,7 +400,7 @@ async def test_the_second_signal_stops_at_once(shop):
         await program.line("sleep: started")
         program.process.send_signal(signal.SIGINT)
         await program.line("trioserve: draining")
-        program.process.send_signal(signal.SIGINT)
+        await program.insist(signal.SIGINT)
         assert (await everything(client)).startswith(b"HTTP/1.1 503 ")
         assert await program.process.wait() == 0
     assert "sleep: cancelled" in program.stdout
@@ -418,9 +432,9 @@ async def test_a_third_signal_does_not_cut_a_handler_that_cleans_up(shop):
         await program.line("started")
         program.process.send_signal(signal.SIGINT)
         await program.line("trioserve: draining")
-        program.process.send_signal(signal.SIGINT)
+        await program.insist(signal.SIGINT)
         await program.line("cleaning up")
-        program.process.send_signal(signal.SIGINT)
+        await program.insist(signal.SIGINT)
         await program.line("trioserve: stopping; waiting")
         async with await trio.open_file(shop / "told", "w"):
             pass

@@ -151,8 +151,20 @@ async def test_after_sigterm_readiness_is_refused_and_accepting_goes_on_for_the_
         for client in early:
             client.close()
         late.close()
-        assert await program.end(signal.SIGTERM) == 0
+        await program.insist(signal.SIGTERM)
+        assert await program.process.wait() == 0
     assert said(program) == [SERVING, DRAINING, "stopping"]
+
+
+async def test_two_signals_at_once_are_one_order(shop):
+    async with trioserve("run", "shop:app", *ANYWHERE, *TWO, cwd=shop) as program:
+        order = await order_under_way(program)
+        program.process.send_signal(signal.SIGTERM)
+        program.process.send_signal(signal.SIGINT)
+        await program.line("trioserve: draining")
+        assert await is_answered(order)
+        assert await program.process.wait() == 0
+    assert "trioserve: stopping" not in program.stderr
 
 
 async def test_the_second_signal_stops_all_at_once(shop):
@@ -162,7 +174,7 @@ async def test_the_second_signal_stops_all_at_once(shop):
         await program.line("sleep: started")
         program.process.send_signal(signal.SIGINT)
         await program.line("trioserve: draining")
-        program.process.send_signal(signal.SIGINT)
+        await program.insist(signal.SIGINT)
         assert (await client.answer()).status == 503
         client.close()
         assert await program.process.wait() == 0

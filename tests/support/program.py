@@ -15,6 +15,8 @@ from pathlib import Path
 
 import trio
 
+from trioserve.server.signals import TOGETHER
+
 LIFETIME = 30
 """Seconds after which a process that says nothing more has hung. None lives so long unless its test fails."""
 
@@ -68,6 +70,11 @@ class Program:
         """Send a signal; the exit code."""
         self.process.send_signal(number)
         return await self.process.wait()
+
+    async def insist(self, number: int) -> None:
+        """Send a signal some time after another, so that it is no echo of that one."""
+        await trio.sleep(TOGETHER)
+        self.process.send_signal(number)
 
 
 NO_DELAY = {"TRIOSERVE_DEADLINE_DRAIN_DELAY": "0"}

@@ -35,6 +35,7 @@ from trioserve.failures import sole
 from trioserve.server.config import Address, Config
 from trioserve.server.fleet import News, Order
 from trioserve.server.server import serve
+from trioserve.server.signals import without_echoes
 from trioserve.server.systemd import Notifier
 from trioserve.server.workers import Inheritance, Link, Supervisor, same_command
 
@@ -216,7 +217,7 @@ async def serve_until_signal(
 
 async def _obey_signals(signals: AsyncIterator[int], serving: Serving, notifier: Notifier) -> None:
     """The first signal drains, the second cancels, and after that only handlers that clean up are waited for."""
-    async for number in signals:
+    async for number in without_echoes(signals):
         if number == signal.SIGHUP:
             if terminal_has_hung_up():  # which the kernel says, and the shell again: that is no second signal
                 serving.obey(Order.HASTEN)

@@ -36,6 +36,7 @@ from trioserve.core.errors import ConfigError
 from trioserve.server.config import Address, Config, OpenSocket
 from trioserve.server.fleet import FAILED, Action, Announce, End, Fleet, News, Order, Say, Send, Start, Tell
 from trioserve.server.listeners import Listener, backlog_of, leave_listener, open_listeners, remove_file
+from trioserve.server.signals import without_echoes
 
 VARIABLE = "TRIOSERVE_AS_WORKER"
 """The environment variable that makes a process a worker. Its value is what `Inheritance` is written as."""
@@ -181,7 +182,7 @@ class Supervisor:
         return self._code
 
     async def _obey(self, signals: AsyncIterator[int]) -> None:
-        async for number in signals:
+        async for number in without_echoes(signals):
             if number == signal.SIGHUP:
                 self._do(self._fleet.restart)
             else:
