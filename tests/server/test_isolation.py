@@ -518,3 +518,25 @@ async def test_a_plain_function_around_an_async_hook_is_awaited(nursery):
     server = await start(nursery, app)
     await app.is_left_by_a_client(server)
     await happens(told.wait())
+
+
+async def test_a_keyboard_interrupt_ends_the_server_and_it_is_said_which_handler_it_struck(caplog):
+    app = App()
+
+    @app.get("/reports")
+    async def reports() -> None:
+        raise KeyboardInterrupt
+
+    async def serve_until_interrupted() -> None:
+        async with trio.open_nursery() as nursery:
+            server = await start(nursery, app)
+            bystander = await server.connect()
+            await server.ask(GET.replace(b"/", b"/reports", 1))
+            await bystander.is_closed()
+
+    with pytest.raises(BaseExceptionGroup) as ended:
+        await serve_until_interrupted()
+
+    assert ended.group_contains(KeyboardInterrupt)
+    [message] = errors(caplog)
+    assert message.startswith("handler of GET /reports raised KeyboardInterrupt")

@@ -430,7 +430,11 @@ class Connection:
                 self.context.reporter.internal_error(error)
                 self.departure.give_up(Cause.HANDLER_FAILED)
             else:
-                self.departure.give_up(Cause.DRAIN)  # we are being cancelled from outside
+                # We are being cancelled from outside; or the handler was interrupted, which ends the server: say which.
+                interruption = without_cancellations(error)
+                if self.exchange is not None and interruption is not None:
+                    self.exchange.report_failure(interruption)
+                self.departure.give_up(Cause.DRAIN)
         if self.exchange is not None:
             self.exchange.exception = self.exchange.exception or without_cancellations(error)
 
