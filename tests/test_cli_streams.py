@@ -110,8 +110,12 @@ async def test_a_server_whose_stderr_takes_nothing_drains_all_the_same(shop, bro
 
 @BROKEN
 async def test_workers_are_replaced_also_where_nothing_can_be_said_of_it(shop, broken):
-    with broken() as stderr:
-        async with trioserve("run", "shop:app", *SOCKET, "--workers", "2", cwd=shop, stderr=stderr) as program:
+    manager = trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with manager, broken() as stderr:
+        await manager.bind(str(shop / "notify"))
+        told = {"NOTIFY_SOCKET": str(shop / "notify")}
+        async with trioserve("run", "shop:app", *SOCKET, "--workers", "2", cwd=shop, stderr=stderr, **told) as program:
+            assert (await manager.recv(4096)).startswith(b"READY=1")  # or its end would be one at the start
             (victim, _) = await program.lines("starts: ", 2)
             os.kill(int(victim.partition(": ")[2]), signal.SIGKILL)
             await program.lines("starts: ", 3)
