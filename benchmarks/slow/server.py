@@ -13,6 +13,7 @@ import trio
 
 from benchmarks.answers import HELLO
 from benchmarks.server_process import announce
+from benchmarks.slow.ordinary import HOST as ORDINARY
 from trioserve import Abandoned, App, Completed, Config, Deadlines, Request, Response, TcpAddress, serve
 
 PART = b"x" * 65_536
@@ -61,13 +62,14 @@ class Records:
     """Counts what became of all but the ordinary clients' exchanges."""
 
     def completed(self, record: Completed) -> None:
-        self._count(record.target, f"{record.status} completed")
+        self._count(record, f"{record.status} completed")
 
     def abandoned(self, record: Abandoned) -> None:
-        self._count(record.target, f"{record.status} {record.phase} {record.cause} {record.outcome}")
+        self._count(record, f"{record.status} {record.phase} {record.cause} {record.outcome}")
 
-    def _count(self, target: str | None, story: str) -> None:
-        if target not in {"/", STATISTICS}:
+    def _count(self, record: Completed | Abandoned, story: str) -> None:
+        assert record.client is not None
+        if record.client[0] != ORDINARY and record.target != STATISTICS:
             stories[story] += 1
 
 
