@@ -6,14 +6,18 @@ measurement's business. Its stderr is ours. It dies with us, also when we are ki
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
+import http.client
 import json
 import os
 import select
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,8 +30,30 @@ STOP_PATIENCE = 5.0
 PIPE_SIZE = 1_048_576
 """Bytes that a server can say before it must wait for us: a crowd of 500 tells some 200 KB at once."""
 
+STATISTICS = "/statistics"
+"""Where a server that counts says, as JSON, what it has counted."""
+
 _F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ
 _PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Living:
+    """What lives in a server while all is quiet. What has served must leave no more of it."""
+
+    tasks: int
+    descriptors: int
+    threads: int
+    objects: int  # of trioserve's classes
+
+    def has_no_more_than(self, other: Living) -> bool:
+        """True if there is no more of anything."""
+        return (
+            self.tasks <= other.tasks
+            and self.descriptors <= other.descriptors
+            and self.threads <= other.threads
+            and self.objects <= other.objects
+        )
 
 
 class ServerProcess:
@@ -66,6 +92,18 @@ class ServerProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @contextlib.contextmanager
+    def statistics(self) -> Iterator[Any]:
+        """What the server says at STATISTICS, on a connection of its own, which lives as long as the block: so what the
+        block counts of the server has that connection in it, always.
+        """
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", STATISTICS)
+            yield json.load(connection.getresponse())
+        finally:
+            connection.close()
 
     def _first_line(self) -> bytes:
         line = b""

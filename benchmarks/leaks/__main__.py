@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import http.client
-import json
 import sys
 import time
 from collections import Counter
@@ -13,9 +11,8 @@ from dataclasses import dataclass
 import trio
 
 from benchmarks import process_facts
-from benchmarks.leaks.clients import HOST, abandon
-from benchmarks.leaks.server import STATISTICS
-from benchmarks.server_process import ServerProcess
+from benchmarks.leaks.clients import abandon
+from benchmarks.server_process import Living, ServerProcess
 from benchmarks.tables import load_average, measured_where, publish, table
 
 WARM_UP = 2000
@@ -30,30 +27,18 @@ MEMORY_ALLOWANCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Look(Living):
     """What lives in the server. The looking connection and its request are in it, each time alike."""
 
-    tasks: int
-    descriptors: int
-    threads: int
-    objects: int  # of trioserve's classes
     kilobytes: int
     completed: int
     abandoned: int
     hook_calls: int
     stories: Counter[str]
 
-    @property
-    def things(self) -> tuple[int, int, int, int]:
-        """What must be as it was."""
-        return self.tasks, self.descriptors, self.threads, self.objects
-
 
 def look(server: ServerProcess) -> Look:
-    connection = http.client.HTTPConnection(HOST, server.port, timeout=10)
-    try:
-        connection.request("GET", STATISTICS)
-        told = json.load(connection.getresponse())
+    with server.statistics() as told:
         return Look(
             tasks=told["tasks"],
             descriptors=process_facts.file_descriptors(server.pid),
@@ -65,8 +50,6 @@ def look(server: ServerProcess) -> Look:
             hook_calls=told["hook calls"],
             stories=Counter(told["stories"]),
         )
-    finally:
-        connection.close()
 
 
 def settled(server: ServerProcess, as_before: Look | None = None) -> Look:
@@ -74,7 +57,7 @@ def settled(server: ServerProcess, as_before: Look | None = None) -> Look:
     until = time.monotonic() + SETTLE_PATIENCE
     while True:
         seen = look(server)
-        done = seen.threads == 1 if as_before is None else seen.things <= as_before.things
+        done = seen.threads == 1 if as_before is None else seen.has_no_more_than(as_before)
         if done or time.monotonic() > until:
             return seen
         time.sleep(0.2)

@@ -10,13 +10,11 @@ from typing import Any
 
 import trio
 
-from benchmarks.server_process import announce, say
+from benchmarks.server_process import STATISTICS, announce, say
 from trioserve import Abandoned, App, Completed, Config, Request, Response, TcpAddress, serve
 from trioserve.app.streaming import Send
 
 app = App()
-
-STATISTICS = "/statistics"
 
 completed: Counter[str] = Counter()
 abandoned: Counter[str] = Counter()

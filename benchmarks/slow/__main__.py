@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import shutil
 import statistics
@@ -19,7 +18,7 @@ from benchmarks.promises import Promise, at_least, at_most, exactly, exit_code, 
 from benchmarks.server_process import ServerProcess
 from benchmarks.slow import ordinary
 from benchmarks.slow.attacks import Attack, attacks
-from benchmarks.slow.server import STATISTICS, deadlines
+from benchmarks.slow.server import deadlines
 from benchmarks.tables import load_average, measured_where, publish, table
 from trioserve import Limits
 
@@ -160,12 +159,8 @@ def watch(server: ServerProcess, seen: Seen, attackers: subprocess.Popen[bytes],
 
 def look_at(server: ServerProcess) -> Counter[str]:
     """What the records have said so far."""
-    connection = http.client.HTTPConnection(HOST, server.port, timeout=10)
-    try:
-        connection.request("GET", STATISTICS)
-        return Counter(json.load(connection.getresponse()))
-    finally:
-        connection.close()
+    with server.statistics() as told:
+        return Counter(told)
 
 
 class OrdinaryClients:

@@ -12,7 +12,7 @@ from pathlib import Path
 import trio
 
 from benchmarks.answers import HELLO
-from benchmarks.server_process import announce
+from benchmarks.server_process import STATISTICS, announce
 from benchmarks.slow.ordinary import HOST as ORDINARY
 from trioserve import Abandoned, App, Completed, Config, Deadlines, Request, Response, TcpAddress, serve
 
@@ -21,8 +21,6 @@ PARTS = 256
 """A response of 16 MiB: more than the system takes from us for a client that does not read."""
 
 FILE_SIZE = 1_048_576
-
-STATISTICS = "/statistics"
 
 app = App()
 stories: Counter[str] = Counter()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import http.client
-import json
 import random
 import ssl
 import statistics
@@ -18,16 +16,14 @@ import trio
 
 from benchmarks import process_facts
 from benchmarks.promises import Promise, at_least, at_most, exactly, exit_code, promise_table
-from benchmarks.server_process import ServerProcess
+from benchmarks.server_process import Living, ServerProcess
 from benchmarks.soak import misbehaving
 from benchmarks.soak.ledger import NO_RECORD, TOO_MANY, WRONG_RECORD, Complaints, Ledger
 from benchmarks.soak.misbehaving import Ports
-from benchmarks.soak.server import LONGEST_HELD, STATISTICS
+from benchmarks.soak.server import LONGEST_HELD
 from benchmarks.soak.traffic import WRONG_ANSWER, Traffic
 from benchmarks.tables import load_average, measured_where, publish, table
 from trioserve import HangupNews
-
-HOST = "127.0.0.1"
 
 WARM_UP = 0.1
 """The part of the time that goes before, and is no part of the comparison."""
@@ -60,22 +56,13 @@ OUT_OF_DESCRIPTORS = "cannot accept connections: %s"
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What lives in the server while all is quiet."""
+class Look(Living):
+    """What is in the server while all is quiet."""
 
-    tasks: int
-    descriptors: int
-    threads: int
-    objects: int  # of trioserve's classes
     blocks: int  # of memory that are in use, of Python's allocator
     kilobytes: int
     hook_calls: int
     log_lines: Counter[str]
-
-    @property
-    def things(self) -> tuple[int, int, int, int]:
-        """What must be as it was."""
-        return self.tasks, self.descriptors, self.threads, self.objects
 
 
 @dataclass(slots=True)
@@ -140,7 +127,7 @@ class Soak:
             self._watch.memory.clear()
             self._begun = time.monotonic()
             await self._traffic.run(self._seconds)
-            self._after = await self._when_quiet(lambda look: look.things <= self._before.things)
+            self._after = await self._when_quiet(lambda look: look.has_no_more_than(self._before))
             self._ledger.audit()
             nursery.cancel_scope.cancel()
 
@@ -245,10 +232,7 @@ def counted(what: str, counts: Counter[str]) -> str:
 
 
 def look_at(server: ServerProcess) -> Look:
-    connection = http.client.HTTPConnection(HOST, server.port, timeout=10)
-    try:
-        connection.request("GET", STATISTICS)
-        told = json.load(connection.getresponse())
+    with server.statistics() as told:
         return Look(
             tasks=told["tasks"],
             descriptors=process_facts.file_descriptors(server.pid),
@@ -259,8 +243,6 @@ def look_at(server: ServerProcess) -> Look:
             hook_calls=told["hook calls"],
             log_lines=Counter(told["log lines"]),
         )
-    finally:
-        connection.close()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any
 import trio
 import trustme
 
-from benchmarks.server_process import announce, say
+from benchmarks.server_process import STATISTICS, announce, say
 from benchmarks.soak.asking import content, event_text, number_in
 from trioserve import (
     Abandoned,
@@ -52,7 +52,6 @@ LONGEST_HELD = 20.0
 after another, a byte here and there. Most are cut after two or three."""
 
 HOST_NAME = "soak.example"
-STATISTICS = "/statistics"
 FILE_NUMBER, FILE_SIZE = 0, 300_000
 SMALL_BODY = 1000
 
