@@ -30,6 +30,7 @@ from trioserve.cli.options import (
     port_option,
     seconds,
     with_tls,
+    word_option,
 )
 from trioserve.cli.serving import run_server, run_supervisor, run_worker
 from trioserve.core.errors import ConfigError
@@ -106,20 +107,8 @@ def main(context: click.Context) -> None:
     type=click.IntRange(min=1),
     help="Processes that serve, with another one that looks after them.  [default: none but this one]",
 )
-@option(
-    "--half-close",
-    type=click.Choice([word.value for word in HalfClose]),
-    default=HalfClose.ABORT.value,
-    show_default=True,
-    help="What a client's FIN after its request means.",
-)
-@option(
-    "--hangup-news",
-    type=click.Choice([word.value for word in HangupNews]),
-    default=default_hangup_news().value,
-    show_default=True,
-    help="Where news of a hangup comes from.",
-)
+@word_option("--half-close", HalfClose.ABORT, "What a client's FIN after its request means.")
+@word_option("--hangup-news", default_hangup_news(), "Where news of a hangup comes from.")
 @option(
     "--proxy-protocol/--no-proxy-protocol",
     default=False,
@@ -132,12 +121,10 @@ def main(context: click.Context) -> None:
     metavar="NETWORK",
     help='Address or network that is believed who the client is, or "unix" for Unix sockets; may be given again.',
 )
-@option(
+@word_option(
     "--forwarded-fields",
-    type=click.Choice([word.value for word in ForwardedFields]),
-    default=ForwardedFields.EITHER.value,
-    show_default=True,
-    help="Where a trusted proxy says it. With either, a request that has both kinds is refused.",
+    ForwardedFields.EITHER,
+    "Where a trusted proxy says it. With either, a request that has both kinds is refused.",
 )
 @option(
     "--tls-certificate",

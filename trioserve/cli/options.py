@@ -11,6 +11,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,12 @@ def option(name: str, **settings: Any) -> Callable[[F], F]:
     """A click option that is also an environment variable."""
     variable = "TRIOSERVE_" + name.partition("/")[0].strip("-").upper().replace("-", "_")
     return click.option(name, envvar=variable, show_envvar=True, **settings)
+
+
+def word_option(name: str, default: StrEnum, help: str) -> Callable[[F], F]:
+    """An option whose value is one of the words of an enum."""
+    words = click.Choice([word.value for word in type(default)])
+    return option(name, type=words, default=default.value, show_default=True, help=help)
 
 
 host_option = option(

@@ -60,10 +60,9 @@ def run_server(
 
 def run_worker(app: str, config: Config, inheritance: Inheritance) -> None:
     """Serve the application MODULE:ATTR until the supervisor says otherwise; as `run_server` in all else."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A line is one write, also with PYTHONUNBUFFERED: so the lines of several workers do not mix.
-            stream.reconfigure(line_buffering=True, write_through=False)
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        # As stdout already is: a line is one write, also with PYTHONUNBUFFERED, so the lines of workers do not mix.
+        sys.stderr.reconfigure(line_buffering=True, write_through=False)
     application = load(app)
     config = dataclasses.replace(config, listen=inheritance.addresses(config.listen))
     _run(serve_as_worker, application, config, inheritance)
