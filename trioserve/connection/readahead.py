@@ -22,7 +22,7 @@ import math
 import trio
 
 from trioserve.connection.spool import Spool
-from trioserve.connection.transport import HungUp, Interrupted, OnBytes, OnHangup, Transport
+from trioserve.connection.transport import HungUp, Interrupted, OnBytes, OnHangup, Transport, end_as_received
 from trioserve.core.lifecycle import Cause
 from trioserve.core.messages import FileSlice
 from trioserve.core.target import Scheme
@@ -85,10 +85,13 @@ class ReadAhead:
 
     async def _rest(self) -> None:
         """Nothing can be read: wait for a moment, or until something may have changed."""
-        self._wanted = trio.Event()
-        with trio.move_on_after(LOOK_EVERY):
-            await self._wanted.wait()
+        await self._until_wanted(LOOK_EVERY)
         self._look_for_reset()
+
+    async def _until_wanted(self, patience: float) -> None:
+        self._wanted = trio.Event()
+        with trio.move_on_after(patience):
+            await self._wanted.wait()
 
     def _read(self) -> None:
         # Asked again, since the budget may have gone to others while the pump waited.
@@ -142,13 +145,7 @@ class ReadAhead:
         if data is not None:
             self._wanted.set()
             return data
-        match self._end:
-            case None:
-                return None
-            case Cause.FIN:
-                return b""
-            case cause:
-                raise HungUp(cause)
+        return end_as_received(self._end)
 
     def put_back(self, data: bytes) -> None:
         self._spool.put_back(data)
@@ -259,7 +256,5 @@ class WatchedReadAhead(ReadAhead):
         # What the spool holds may be taken, which wakes us; or others give the budget back, and nobody tells.
         pause = LOOK_EVERY
         while self._may_hear_more() and not self._may_read():
-            self._wanted = trio.Event()
-            with trio.move_on_after(pause):
-                await self._wanted.wait()
+            await self._until_wanted(pause)
             pause = min(2 * pause, LOOK_AT_LEAST_EVERY)

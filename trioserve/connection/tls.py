@@ -30,7 +30,7 @@ from typing import Literal
 import trio
 
 from trioserve.connection.spool import RECEIVE_SIZE
-from trioserve.connection.transport import HungUp, OnBytes, OnHangup, Transport, read_slice
+from trioserve.connection.transport import HungUp, OnBytes, OnHangup, Transport, end_as_received, read_slice
 from trioserve.core.errors import ERROR_LOGGER, ResponseError
 from trioserve.core.lifecycle import Cause
 from trioserve.core.messages import FileSlice
@@ -129,13 +129,7 @@ class TlsTransport:
         if self._plain:
             data, self._plain = self._plain[:RECEIVE_SIZE], self._plain[RECEIVE_SIZE:]
             return data
-        match self._end:
-            case None:
-                return None
-            case Cause.FIN:
-                return b""
-            case cause:
-                raise HungUp(cause)
+        return end_as_received(self._end)
 
     def _receive(self) -> None:
         data = self._transport.receive_nowait()

@@ -47,6 +47,19 @@ class Interrupted(Exception):
     """`Transport.interrupt` was called while a task waited."""
 
 
+def end_as_received(end: Cause | None) -> bytes | None:
+    """What `receive_nowait` says of a stream that has ended so, when no bytes are left; None: it has not ended.
+
+    Raises:
+        HungUp: it was no regular end.
+    """
+    if end is None:
+        return None
+    if end is Cause.FIN:
+        return b""
+    raise HungUp(end)
+
+
 OnHangup = Callable[[Cause], None]
 OnBytes = Callable[[], None]
 
