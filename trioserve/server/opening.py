@@ -100,7 +100,9 @@ class Opening:
 
     async def _speak_tls(self, context: ssl.SSLContext) -> None:
         plain = self._transport
-        first = await _first_bytes(plain)
+        first = await _next_bytes(plain)
+        if not first:
+            raise HungUp(Cause.FIN)
         if first[:1].isupper():
             await self._refuse_plain_http()
         plain.put_back(first)
@@ -115,7 +117,7 @@ class Opening:
         self._transport.send_nowait(tls_is_spoken_here(self._date()))
         self._transport.send_eof()
         with contextlib.suppress(HungUp):
-            while await _first_bytes(self._transport):
+            while await _next_bytes(self._transport):
                 pass
         raise OpeningError("it speaks plain HTTP to a port that speaks TLS")
 
@@ -155,16 +157,14 @@ def tls_is_spoken_here(date: bytes) -> bytes:
     ) % (date, len(content), content)
 
 
-async def _first_bytes(transport: Transport) -> bytes:
-    """What comes first.
+async def _next_bytes(transport: Transport) -> bytes:
+    """What comes next; b"" at the peer's FIN.
 
     Raises:
-        HungUp: that is the end.
+        HungUp: the peer is gone.
     """
     while (data := transport.receive_nowait()) is None:
         await transport.wait_readable()
-    if not data:
-        raise HungUp(Cause.FIN)
     return data
 
 
@@ -180,10 +180,7 @@ async def read_proxy_header(transport: Transport) -> ClientAddress | None:
     """
     received = b""
     while True:
-        data = transport.receive_nowait()
-        if data is None:
-            await transport.wait_readable()
-            continue
+        data = await _next_bytes(transport)
         if not data:
             raise OpeningError("the client left before its PROXY protocol header was whole")
         received += data
