@@ -119,7 +119,7 @@ async def serve(
                     for listener in listeners:
                         accepting.start_soon(server.accept, listener)
                     task_status.started(tuple(listener.address for listener in listeners))
-                    await _either(replace, drain)
+                    await _until_first(replace.wait, drain.wait)
                     moments = server.announce_drain()
                     if drain.is_set():
                         await server.delay_drain(moments, hasten)
@@ -241,8 +241,6 @@ class Server:
         while True:
             await trio.lowlevel.wait_readable(listener.socket)
             try:
-                if (why := self._why_no_room()) is not None:
-                    raise admission.NoRoom(why)
                 self._accept_waiting(listener)
             except admission.NoRoom as error:
                 self._no_room.warn("cannot accept connections: %s", error)
@@ -269,13 +267,15 @@ class Server:
             await self._gone.park()
 
     def _accept_waiting(self, listener: Listener) -> None:
-        """Accept and start connections that wait in the backlog, as far as there is room.
+        """Accept and start connections that wait in the backlog, as far as there is room. At least one waits.
 
         Raises:
-            NoRoom: the system is out of descriptors or memory.
+            NoRoom: there is none even for the first; or the system is out of descriptors or memory.
         """
+        if (why := self._why_no_room()) is not None:
+            raise admission.NoRoom(why)
         for _ in range(ACCEPT_AT_ONCE):
-            if self._why_no_room() is not None or not self._accept_one(listener):
+            if not self._accept_one(listener) or self._why_no_room() is not None:
                 return
 
     def accept_last(self, listener: Listener, at_most: int) -> None:
@@ -435,7 +435,7 @@ class Server:
             living.drain()
         with trio.move_on_at(moments.deadline):
             with trio.move_on_after(FIRST_REQUEST):
-                await self._all_gone_unless(hasten)
+                await _until_first(self._all_gone, hasten.wait)
             for living in tuple(self._living):
                 living.end_if_idle()
             await self._all_gone()
@@ -445,33 +445,22 @@ class Server:
         while self._living:
             await self._gone.park()
 
-    async def _all_gone_unless(self, event: trio.Event) -> None:
-        async with trio.open_nursery() as nursery:
-
-            async def give_up() -> None:
-                await event.wait()
-                nursery.cancel_scope.cancel(reason="the drain is hastened")
-
-            nursery.start_soon(give_up)
-            await self._all_gone()
-            nursery.cancel_scope.cancel(reason="all connections have ended")
-
     def stop(self) -> None:
         """Cancel every exchange under way, as DRAIN."""
         for living in tuple(self._living):
             living.stop()
 
 
-async def _either(first: trio.Event, second: trio.Event) -> None:
-    """Wait until one of them is set."""
+async def _until_first(*waits: Callable[[], Awaitable[None]]) -> None:
+    """Wait until one of several waits has ended; the others are given up."""
     async with trio.open_nursery() as nursery:
 
-        async def wait(event: trio.Event) -> None:
-            await event.wait()
-            nursery.cancel_scope.cancel(reason="one of two events was set")
+        async def run(wait: Callable[[], Awaitable[None]]) -> None:
+            await wait()
+            nursery.cancel_scope.cancel(reason="what was waited for beside this has come")
 
-        nursery.start_soon(wait, first)
-        nursery.start_soon(wait, second)
+        for wait in waits:
+            nursery.start_soon(run, wait)
 
 
 async def _fenced(run: Callable[[], Awaitable[None]]) -> None:
