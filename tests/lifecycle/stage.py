@@ -472,6 +472,20 @@ class SecureClient(Client):
         super().close()
 
 
+class BusyThread:
+    """An app whose handler at /busy keeps a worker thread, from `taken` until `go_on`."""
+
+    def __init__(self) -> None:
+        self.app = App()
+        self.taken, self.go_on = trio.Event(), trio.Event()
+
+        @self.app.get("/busy")
+        def keep() -> str:
+            trio.from_thread.run_sync(self.taken.set)
+            trio.from_thread.run(self.go_on.wait)
+            return "done"
+
+
 class Visit:
     """What becomes of a handler: `async with visit:` around what it does."""
 

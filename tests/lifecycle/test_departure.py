@@ -6,7 +6,18 @@ import pytest
 import trio
 import trio.testing
 
-from lifecycle.stage import GET, NO_LIMIT, PROBE, Stage, Visit, every_stage, in_memory, on_bare_sockets, on_sockets
+from lifecycle.stage import (
+    GET,
+    NO_LIMIT,
+    PROBE,
+    BusyThread,
+    Stage,
+    Visit,
+    every_stage,
+    in_memory,
+    on_bare_sockets,
+    on_sockets,
+)
 from trioserve import (
     FINISH,
     Abandoned,
@@ -180,26 +191,20 @@ async def test_a_plain_handler_in_a_thread_learns_of_it_and_is_waited_for(stage:
 
 @on_bare_sockets
 async def test_a_plain_handler_that_waits_for_a_thread_is_not_started(stage: Stage) -> None:
-    app, busy, go_on = App(), trio.Event(), trio.Event()
+    busy = BusyThread()
 
-    @app.get("/busy")
-    def handler() -> str:
-        trio.from_thread.run_sync(busy.set)
-        trio.from_thread.run(go_on.wait)
-        return "done"
-
-    @app.get("/")
+    @busy.app.get("/")
     def never() -> None:
         raise AssertionError("its client had left before there was a thread")
 
-    async with stage.serve(app, Config(limits=Limits(threads=1))) as theatre:
+    async with stage.serve(busy.app, Config(limits=Limits(threads=1))) as theatre:
         first, second = await theatre.connect(), await theatre.connect()
         await first.send(GET.replace(b" / ", b" /busy "))
-        await busy.wait()
+        await busy.taken.wait()
         await second.send(GET)
         second.leave("FIN")
         expect(await theatre.abandoned(), Phase.QUEUED, "FIN", 499, Outcome.NOT_STARTED)
-        go_on.set()
+        busy.go_on.set()
         assert await first.response() == (200, b"done")
 
 

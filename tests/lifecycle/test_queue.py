@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from lifecycle.stage import GET, Client, Stage, Theatre, Visit, every_stage, in_memory, on_sockets
+from lifecycle.stage import GET, BusyThread, Client, Stage, Theatre, Visit, every_stage, in_memory, on_sockets
 from trioserve import (
     CANCEL,
     FINISH,
@@ -540,34 +540,28 @@ async def answer_to(client: Client) -> bytes:
 
 @on_sockets
 async def test_who_waits_too_long_for_a_thread_is_sent_away_and_his_connection_goes_on(stage: Stage) -> None:
-    app, occupied, go_on = App(), trio.Event(), trio.Event()
+    busy = BusyThread()
 
-    @app.get("/busy")
-    def occupy() -> str:
-        trio.from_thread.run_sync(occupied.set)
-        trio.from_thread.run(go_on.wait)
-        return "done"
-
-    @app.get("/plain")
+    @busy.app.get("/plain")
     def plain() -> str:
         return "plain"
 
-    @app.get("/")
+    @busy.app.get("/")
     async def no_thread() -> str:
         return "no thread"
 
     config = Config(limits=Limits(threads=1), deadlines=Deadlines(queue=0.05))
-    async with stage.serve(app, config) as theatre:
+    async with stage.serve(busy.app, config) as theatre:
         first, second = await theatre.connect(), await theatre.connect()
         await first.send(get("busy"))
-        await occupied.wait()
+        await busy.taken.wait()
         await second.send(get("plain"))
         status, body = await second.response()
         assert (status, body) == (503, b"503 Service Unavailable\nthe server is busy; try again later\n")
         assert (await theatre.completed()).route == "/plain"
         await second.send(get(""))
         assert await second.response() == (200, b"no thread")
-        go_on.set()
+        busy.go_on.set()
         assert await first.response() == (200, b"done")
         await second.send(get("plain"))
         assert await second.response() == (200, b"plain")
