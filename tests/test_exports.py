@@ -61,7 +61,19 @@ PUBLIC = [
     "tls_context",
 ]
 
-PUBLIC_FOR_TESTS = ["MemoryPeer", "MemoryServer", "MemoryTransport", "memory_connection", "memory_server"]
+PUBLIC_FOR_TESTS = [
+    "BodyBytes",
+    "Checkpoint",
+    "HeadBytes",
+    "MemoryPeer",
+    "MemoryServer",
+    "MemoryTransport",
+    "Point",
+    "ResponseBytes",
+    "Way",
+    "memory_connection",
+    "memory_server",
+]
 
 
 def test_the_public_names_are_these():
