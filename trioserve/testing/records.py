@@ -1,0 +1,64 @@
+"""Records: all that a server tells of its exchanges, kept for a test that waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+
+from trioserve.core.records import Abandoned, ClientAddress, Completed, Record
+
+T = TypeVar("T")
+
+
+class Records:
+    """An observer, and with `hook` a hook, that keep what they are told, and let a test wait for it."""
+
+    def __init__(self) -> None:
+        self.all: list[Record] = []
+        # What the hook was told: after the observers, when the handler has unwound.
+        self.told: list[Abandoned] = []
+        self._news = trio.lowlevel.ParkingLot()
+
+    def completed(self, record: Completed) -> None:
+        self._note(record)
+
+    def abandoned(self, record: Abandoned) -> None:
+        self._note(record)
+
+    def _note(self, record: Record) -> None:
+        self.all.append(record)
+        self._news.unpark_all()
+
+    async def hook(self, record: Abandoned) -> None:
+        self.told.append(record)
+        self._news.unpark_all()
+
+    async def count(self, number: int) -> None:
+        """Wait until there are so many records, and the hooks of the abandoned ones were called."""
+        await self._until(lambda: self.all if len(self.all) >= number and self._all_told() else None)
+
+    async def of(self, client: ClientAddress, number: int) -> Record:
+        """Wait for the record of exchange `number` (1, 2, 3 ...) of the connection from that address; if it is
+        `Abandoned`, until its hook was called too.
+
+        A client behind a trusted proxy has the address that the proxy says.
+        """
+        return await self._until(lambda: self._of(client, number))
+
+    def _of(self, client: ClientAddress, number: int) -> Record | None:
+        for record in self.all:
+            if (record.client, record.exchange_number) == (client, number):
+                return record if isinstance(record, Completed) or any(record is told for told in self.told) else None
+        return None
+
+    def _all_told(self) -> bool:
+        return len(self.told) >= sum(isinstance(record, Abandoned) for record in self.all)
+
+    async def _until(self, look: Callable[[], T | None]) -> T:
+        """Wait until `look` finds something. A checkpoint, always."""
+        await trio.lowlevel.checkpoint()
+        while (found := look()) is None:
+            await self._news.park()
+        return found
