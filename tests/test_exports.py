@@ -69,10 +69,13 @@ PUBLIC_FOR_TESTS = [
     "MemoryServer",
     "MemoryTransport",
     "Point",
+    "Records",
     "ResponseBytes",
     "Way",
+    "Wire",
     "memory_connection",
     "memory_server",
+    "wire_of",
 ]
 
 

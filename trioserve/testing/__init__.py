@@ -1,8 +1,10 @@
 """For tests: the real server on connections in memory with TCP's semantics, in virtual time if you like."""
 
 from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Point, ResponseBytes, Way
+from trioserve.testing.records import Records
 from trioserve.testing.server import MemoryServer, memory_server
 from trioserve.testing.transport import MemoryPeer, MemoryTransport, memory_connection
+from trioserve.testing.wire import Wire, wire_of
 
 __all__ = [
     "BodyBytes",
@@ -12,8 +14,11 @@ __all__ = [
     "MemoryServer",
     "MemoryTransport",
     "Point",
+    "Records",
     "ResponseBytes",
     "Way",
+    "Wire",
     "memory_connection",
     "memory_server",
+    "wire_of",
 ]
