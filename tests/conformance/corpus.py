@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tests.conformance.answers import GET, Asked
+from trioserve.testing.answers import GET, Asked
 
 CASES = Path(__file__).parent / "cases"
 LEVELS = ("MUST", "SHOULD", "own")

@@ -18,11 +18,11 @@ from typing import Protocol
 import trio
 import trio.testing
 
-from tests.conformance.answers import Answer, WrongAnswer, read_answers
 from tests.conformance.application import Served, application
 from tests.conformance.corpus import Case, Expected
 from trioserve import Abandoned, Completed, Config, Limits, TcpAddress, serve
 from trioserve.testing import MemoryServer, memory_server
+from trioserve.testing.answers import RawAnswer, WrongAnswer, read_answers
 
 NEXT = b"GET /next HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
 """What is asked behind a case whose last answer keeps the connection."""
@@ -103,7 +103,7 @@ def differences(case: Case, seen: Seen) -> list[str]:
     return found
 
 
-def _end_differs(answers: Sequence[Answer], seen: Seen) -> Iterator[str]:
+def _end_differs(answers: Sequence[RawAnswer], seen: Seen) -> Iterator[str]:
     if seen.waited > PROMPT:
         yield f"the connection was ended {seen.waited} seconds after the last answer"
     whole = sum(not answer.cut for answer in answers)
@@ -131,7 +131,7 @@ def goes_on(case: Case) -> bool:
     return last.closes is not True and not last.cut and 101 not in last.statuses
 
 
-def _statuses(answers: Sequence[Answer], expected: Sequence[Expected]) -> list[int]:
+def _statuses(answers: Sequence[RawAnswer], expected: Sequence[Expected]) -> list[int]:
     """The status codes that should be there; where there is a choice, those that are."""
     codes = [min(each.statuses) for each in expected]
     for index, (answer, each) in enumerate(zip(answers, expected, strict=False)):
@@ -140,7 +140,7 @@ def _statuses(answers: Sequence[Answer], expected: Sequence[Expected]) -> list[i
     return codes
 
 
-def _answer_differs(answer: Answer, expected: Expected) -> Iterator[str]:
+def _answer_differs(answer: RawAnswer, expected: Expected) -> Iterator[str]:
     if expected.closes is not None and answer.closes != expected.closes and 101 not in expected.statuses:
         yield f"{answer.status} says that the connection {'ends' if answer.closes else 'goes on'}"
     if expected.cut != answer.cut:

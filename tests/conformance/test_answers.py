@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conformance.answers import Answer, Asked, WrongAnswer, read_answers
+from trioserve.testing.answers import Asked, RawAnswer, WrongAnswer, read_answers, read_answers_before_leaving
 
 DATE = b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
 OK = b"HTTP/1.1 200 OK\r\n" + DATE
@@ -96,9 +96,50 @@ def test_nothing_is_read_behind_a_switch_of_protocols():
     switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 
     assert read_answers(switch + b"\x88\x00", [GET]) == [
-        Answer(101, (("connection", "Upgrade"), ("upgrade", "websocket")), b""),
+        RawAnswer(101, (("connection", "Upgrade"), ("upgrade", "websocket")), b""),
     ]
 
 
 def test_no_bytes_are_no_answer():
     assert read_answers(b"", [GET]) == []
+
+
+BEGINNINGS = [WHOLE[:size] for size in range(1, WHOLE.index(b"abc"))]
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS, ids=range(1, len(BEGINNINGS) + 1))
+def test_of_a_connection_that_was_cut_the_last_head_may_be_cut_anywhere(beginning):
+    answers, rest = read_answers_before_leaving(WHOLE + beginning, [GET])
+
+    assert ([answer.content for answer in answers], rest) == ([b"abc"], beginning)
+
+
+def test_of_a_connection_that_was_cut_interim_responses_may_be_all_that_came():
+    interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+    assert read_answers_before_leaving(interim, [GET]) == ([], interim)
+    assert read_answers_before_leaving(interim + b"HTTP/1.1 2", [GET]) == ([], interim + b"HTTP/1.1 2")
+
+
+def test_of_a_connection_that_was_cut_the_last_content_may_be_cut():
+    [first, second], rest = read_answers_before_leaving(WHOLE + WHOLE[:-1], [GET])
+
+    assert (first.cut, second.cut, second.content, rest) == (False, True, b"ab", b"")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [b"hello", b"HTTP/1.0 2", b"HTTP/1.1\n", OK + b"X : y\r\n", b"HTTP/1.1 20\r\nX"],
+)
+def test_what_is_no_beginning_of_a_head_is_refused(wrong):
+    with pytest.raises(WrongAnswer):
+        read_answers_before_leaving(WHOLE + wrong, [GET])
+
+
+@pytest.mark.parametrize(("received", "asked"), WRONG.values(), ids=[name.replace("§", "") for name in WRONG])
+def test_what_a_server_must_not_send_is_refused_of_a_connection_that_was_cut_too(received, asked):
+    if received == OK:
+        return  # that is a beginning
+
+    with pytest.raises(WrongAnswer):
+        read_answers_before_leaving(received, [asked])

@@ -1,8 +1,12 @@
 """What a client reads: bytes in, answers out, by a reader that forgives nothing. Pure.
 
 A client's library makes the best of what it gets. This reader refuses whatever a server must not send, and says by
-which section; so every case of the corpus tests these rules too, whatever it is about. It shares no code with the
-server.
+which section; so every test that reads with it tests these rules too, whatever it is about. It shares no code with
+the server.
+
+`read_answers` is for who has read to the end of the connection, where each answer has at least a whole head.
+`read_answers_before_leaving` is for who has not, or may have met a connection that was cut: what came last may be any
+beginning of an answer, but it must be one.
 """
 
 from __future__ import annotations
@@ -23,21 +27,22 @@ class Asked(NamedTuple):
 GET = Asked("GET", "1.1")
 
 
-class WrongAnswer(Exception):
+class WrongAnswer(AssertionError):
     """The server sent what it must not send; the text names the section."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A final response with what came before it."""
+class RawAnswer:
+    """A final response with what came before it, as it was on the wire."""
 
     status: int
     fields: tuple[tuple[str, str], ...]  # names in lower case
-    content: bytes
+    content: bytes  # without chunk framing
     interim: tuple[int, ...] = ()  # status codes of the 1xx before it
     cut: bool = False  # it ended before its end
 
     def all(self, name: str) -> list[str]:
+        """The values of all fields of this name."""
         return [value for key, value in self.fields if key == name.lower()]
 
     @property
@@ -59,27 +64,55 @@ _MONTH = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
 _DATE = re.compile(rf"(?:{_DAY}), \d\d (?:{_MONTH}) \d{{4}} \d\d:\d\d:\d\d GMT")
 
 
-def read_answers(received: bytes, asked: Sequence[Asked]) -> list[Answer]:
+def read_answers(received: bytes, asked: Sequence[Asked]) -> list[RawAnswer]:
     """All answers in what was received up to the connection's end. `asked` are the requests, as far as known; those
     beyond are GETs. After a 101 follows no further answer.
 
     Raises:
         WrongAnswer: the server sent what is no answer, or what it must not answer.
     """
-    answers: list[Answer] = []
-    rest = received
-    while rest:
-        number = len(answers)
-        answer, rest = _one(rest, asked[number] if number < len(asked) else GET)
-        answers.append(answer)
-        if answer.status == 101:
-            break
-        if rest and (answer.closes or answer.cut):
-            raise WrongAnswer(f"9112 §9.6: {rest[:60]!r} came behind an answer that was the last")
+    answers, rest = read_answers_before_leaving(received, asked)
+    if rest:
+        raise WrongAnswer(f"9112 §2.1: no whole head in {rest[:80]!r}")
     return answers
 
 
-def _one(data: bytes, asked: Asked) -> tuple[Answer, bytes]:
+def read_answers_before_leaving(received: bytes, asked: Sequence[Asked]) -> tuple[list[RawAnswer], bytes]:
+    """All answers in what was received of a connection that may have been cut anywhere, and what is left behind them:
+    the beginning of an answer's head, or interim responses of an answer that has not begun.
+
+    Of the answers only the last may be `cut`; then nothing is left. Otherwise as `read_answers`.
+
+    Raises:
+        WrongAnswer: the server sent what is no answer, nor the beginning of one, or what it must not answer.
+    """
+    answers: list[RawAnswer] = []
+    rest = received
+    while rest:
+        number = len(answers)
+        try:
+            answer, behind = _one(rest, asked[number] if number < len(asked) else GET)
+        except _HeadIsCut as error:
+            _check_beginning_of_head(error.data)
+            break
+        answers.append(answer)
+        rest = behind
+        if answer.status == 101:
+            return answers, b""
+        if rest and (answer.closes or answer.cut):
+            raise WrongAnswer(f"9112 §9.6: {rest[:60]!r} came behind an answer that was the last")
+    return answers, rest
+
+
+class _HeadIsCut(Exception):
+    """There is no whole head in this."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self.data = data
+
+
+def _one(data: bytes, asked: Asked) -> tuple[RawAnswer, bytes]:
     interim: list[int] = []
     while True:
         status, fields, rest = _head(data)
@@ -88,19 +121,32 @@ def _one(data: bytes, asked: Asked) -> tuple[Answer, bytes]:
         _check_interim(fields, asked)
         interim.append(status)
         data = rest
-    answer = Answer(status, fields, b"", tuple(interim))
+    answer = RawAnswer(status, fields, b"", tuple(interim))
     _check_head(answer, asked)
     content, cut, rest = _content(answer, rest, asked)
     if status == 205 and content:
         raise WrongAnswer(f"9110 §15.3.6: a 205 has no content, but this one has {content!r}")
-    return Answer(status, fields, content, tuple(interim), cut), rest
+    return RawAnswer(status, fields, content, tuple(interim), cut), rest
+
+
+def _check_beginning_of_head(data: bytes) -> None:
+    *lines, last = data.split(b"\r\n")
+    if lines:
+        _parsed([line for line in lines if line])
+    elif not (b"HTTP/1.1 ".startswith(last[:9]) and re.fullmatch(rb"[^\x00-\x08\x0a-\x0c\x0e-\x1f\x7f]*", last)):
+        raise WrongAnswer(f"9112 §4: {last[:80]!r} does not begin a status line")
 
 
 def _head(data: bytes) -> tuple[int, tuple[tuple[str, str], ...], bytes]:
     head, end, rest = data.partition(b"\r\n\r\n")
     if not end:
-        raise WrongAnswer(f"9112 §2.1: no whole head in {data[:80]!r}")
-    line, *lines = head.split(b"\r\n")
+        raise _HeadIsCut(data)
+    return *_parsed(head.split(b"\r\n")), rest
+
+
+def _parsed(lines: Sequence[bytes]) -> tuple[int, tuple[tuple[str, str], ...]]:
+    """Status code and fields in the lines of a head."""
+    line, *lines = lines
     match = _STATUS_LINE.fullmatch(line)
     if match is None:
         raise WrongAnswer(f"9112 §4: {line[:80]!r} is no status line")
@@ -110,7 +156,7 @@ def _head(data: bytes) -> tuple[int, tuple[tuple[str, str], ...], bytes]:
         if field is None:
             raise WrongAnswer(f"9112 §5: {line[:80]!r} is no field line")
         fields.append((field[1].decode("ascii").lower(), field[2].decode("latin-1")))
-    return int(match[1]), tuple(fields), rest
+    return int(match[1]), tuple(fields)
 
 
 def _check_interim(fields: tuple[tuple[str, str], ...], asked: Asked) -> None:
@@ -121,7 +167,7 @@ def _check_interim(fields: tuple[tuple[str, str], ...], asked: Asked) -> None:
             raise WrongAnswer(f"9110 §8.6, 9112 §6.1: an interim response has {name}")
 
 
-def _check_head(answer: Answer, asked: Asked) -> None:
+def _check_head(answer: RawAnswer, asked: Asked) -> None:
     _check_framing(answer, asked)
     if asked.method == "CONNECT" and answer.status < 300:
         raise WrongAnswer(f"9110 §9.3.6: {answer.status} opens a tunnel that nobody serves")
@@ -140,7 +186,7 @@ def _check_head(answer: Answer, asked: Asked) -> None:
         raise WrongAnswer("9112 §9.3: an answer to a client of version 1.0 does not say that the connection ends")
 
 
-def _check_framing(answer: Answer, asked: Asked) -> None:
+def _check_framing(answer: RawAnswer, asked: Asked) -> None:
     codings, lengths = answer.all("transfer-encoding"), answer.all("content-length")
     if answer.status in {101, 204} and (codings or lengths):
         raise WrongAnswer(f"9110 §8.6, 9112 §6.1: a {answer.status} has {codings or lengths} for its length")
@@ -152,7 +198,7 @@ def _check_framing(answer: Answer, asked: Asked) -> None:
         raise WrongAnswer(f"9112 §6.3: an answer has Content-Length {lengths}")
 
 
-def _content(answer: Answer, rest: bytes, asked: Asked) -> tuple[bytes, bool, bytes]:
+def _content(answer: RawAnswer, rest: bytes, asked: Asked) -> tuple[bytes, bool, bytes]:
     """The content, whether it was cut, and what follows: RFC 9112 §6.3."""
     if asked.method == "HEAD" or answer.status in {101, 204, 304}:
         return b"", False, rest
