@@ -62,6 +62,7 @@ PUBLIC = [
 ]
 
 PUBLIC_FOR_TESTS = [
+    "Asked",
     "BodyBytes",
     "Checkpoint",
     "HeadBytes",
@@ -69,12 +70,16 @@ PUBLIC_FOR_TESTS = [
     "MemoryServer",
     "MemoryTransport",
     "Point",
+    "RawAnswer",
     "Records",
     "ResponseBytes",
     "Way",
     "Wire",
+    "WrongAnswer",
     "memory_connection",
     "memory_server",
+    "read_answers",
+    "read_answers_before_leaving",
     "wire_of",
 ]
 

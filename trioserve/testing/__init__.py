@@ -1,5 +1,6 @@
 """For tests: the real server on connections in memory with TCP's semantics, in virtual time if you like."""
 
+from trioserve.testing.answers import Asked, RawAnswer, WrongAnswer, read_answers, read_answers_before_leaving
 from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Point, ResponseBytes, Way
 from trioserve.testing.records import Records
 from trioserve.testing.server import MemoryServer, memory_server
@@ -7,6 +8,7 @@ from trioserve.testing.transport import MemoryPeer, MemoryTransport, memory_conn
 from trioserve.testing.wire import Wire, wire_of
 
 __all__ = [
+    "Asked",
     "BodyBytes",
     "Checkpoint",
     "HeadBytes",
@@ -14,11 +16,15 @@ __all__ = [
     "MemoryServer",
     "MemoryTransport",
     "Point",
+    "RawAnswer",
     "Records",
     "ResponseBytes",
     "Way",
     "Wire",
+    "WrongAnswer",
     "memory_connection",
     "memory_server",
+    "read_answers",
+    "read_answers_before_leaving",
     "wire_of",
 ]
