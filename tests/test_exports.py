@@ -73,6 +73,7 @@ PUBLIC_FOR_TESTS = [
     "RawAnswer",
     "Records",
     "ResponseBytes",
+    "VirtualClock",
     "Way",
     "Wire",
     "WrongAnswer",
@@ -80,6 +81,7 @@ PUBLIC_FOR_TESTS = [
     "memory_server",
     "read_answers",
     "read_answers_before_leaving",
+    "run",
     "wire_of",
 ]
 

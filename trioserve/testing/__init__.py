@@ -1,6 +1,7 @@
 """For tests: the real server on connections in memory with TCP's semantics, in virtual time if you like."""
 
 from trioserve.testing.answers import Asked, RawAnswer, WrongAnswer, read_answers, read_answers_before_leaving
+from trioserve.testing.clock import VirtualClock, run
 from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Point, ResponseBytes, Way
 from trioserve.testing.records import Records
 from trioserve.testing.server import MemoryServer, memory_server
@@ -19,6 +20,7 @@ __all__ = [
     "RawAnswer",
     "Records",
     "ResponseBytes",
+    "VirtualClock",
     "Way",
     "Wire",
     "WrongAnswer",
@@ -26,5 +28,6 @@ __all__ = [
     "memory_server",
     "read_answers",
     "read_answers_before_leaving",
+    "run",
     "wire_of",
 ]
