@@ -3,9 +3,11 @@
 from trioserve.testing.answers import Asked, RawAnswer, WrongAnswer, read_answers, read_answers_before_leaving
 from trioserve.testing.clock import VirtualClock, run
 from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Point, ResponseBytes, Way
+from trioserve.testing.places import Place
 from trioserve.testing.records import Records
 from trioserve.testing.server import MemoryServer, memory_server
 from trioserve.testing.transport import MemoryPeer, MemoryTransport, memory_connection
+from trioserve.testing.watching import Wait, Watch
 from trioserve.testing.wire import Wire, wire_of
 
 __all__ = [
@@ -16,11 +18,14 @@ __all__ = [
     "MemoryPeer",
     "MemoryServer",
     "MemoryTransport",
+    "Place",
     "Point",
     "RawAnswer",
     "Records",
     "ResponseBytes",
     "VirtualClock",
+    "Wait",
+    "Watch",
     "Way",
     "Wire",
     "WrongAnswer",
