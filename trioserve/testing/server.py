@@ -25,13 +25,19 @@ class MemoryServer:
         self._ports = itertools.count(40_000)
 
     def connect(
-        self, *, address: Address | None = None, send_buffer: int = SEND_BUFFER, window: int = WINDOW
+        self,
+        *,
+        address: Address | None = None,
+        send_buffer: int = SEND_BUFFER,
+        window: int = WINDOW,
+        segment: int | None = None,
     ) -> MemoryPeer:
         """A new client.
 
         Args:
             address: where it is as if it had connected: what that asks for (TLS, a PROXY protocol header) comes first.
-            send_buffer, window: bytes, for each direction.
+            send_buffer, window: bytes, for each direction: a small window makes the server's sends block.
+            segment: bytes of one receive or send at the most, on either side: a small one makes reads and writes short.
         """
         peer, transport = memory_connection(
             self._server.new_spool(),
@@ -39,6 +45,7 @@ class MemoryServer:
             vanish=self._config.deadlines.vanish,
             send_buffer=send_buffer,
             window=window,
+            segment=segment,
         )
         self._server.open(transport, address or _IN_THE_CLEAR)
         return peer

@@ -12,14 +12,18 @@ What it models, because lifecycles depend on it:
 
 * News of a hangup comes a moment later, between two steps of the scheduler, as from the hangup watch; who looks
   before that hears it at once.
+* One receive or send may be bounded (`segment`), so that reads and writes are short; and the client can end a segment
+  anywhere, so that no receive takes in what comes before and behind.
 
-What it leaves out: segments and their sizes (bytes arrive as they were sent, at once), delay and loss. Time is trio's,
-so a test with `trio.testing.MockClock` has virtual time.
+What it leaves out: delay and loss. Bytes arrive at once. Time is trio's, so a test with `VirtualClock` or with
+`trio.testing.MockClock` has virtual time.
 """
 
 from __future__ import annotations
 
 import math
+import sys
+from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
@@ -42,9 +46,13 @@ WINDOW = 65_536
 class _Flow:
     """One direction: bytes from a sender's buffer into a receiver's window, and the sender's FIN behind them."""
 
-    def __init__(self, send_buffer: int, window: int) -> None:
+    def __init__(self, send_buffer: int, window: int, segment: int) -> None:
         self._send_buffer = send_buffer
         self._window = window
+        self._segment = segment
+        # How many bytes were ever taken and received, and at which of them segments end that are not received yet.
+        self._taken = self._received = 0
+        self._ends: deque[int] = deque()
         self._queued = bytearray()
         self._arrived = bytearray()
         # The sender has said that nothing more comes; and that has arrived.
@@ -65,13 +73,18 @@ class _Flow:
         room = self._send_buffer - len(self._queued)
         if not self.cut:
             room += self._window - len(self._arrived)
-        room = max(room, 0)
+        room = min(max(room, 0), self._segment)
         if isinstance(data, FileSlice):
             data = read_slice(data, room) if room else b""
         taken = bytes(data[:room])
         self._queued += taken
+        self._taken += len(taken)
         self._move()
         return len(taken)
+
+    def end_segment(self) -> None:
+        """What was taken is received apart from what will be."""
+        self._ends.append(self._taken)
 
     def send_fin(self) -> None:
         self.fin_sent = True
@@ -79,8 +92,14 @@ class _Flow:
 
     def receive(self, limit: int) -> bytes:
         """Bytes that have arrived; empty if there are none."""
+        while self._ends and self._ends[0] <= self._received:
+            self._ends.popleft()
+        if self._ends:
+            limit = min(limit, self._ends[0] - self._received)
+        limit = min(limit, self._segment)
         data = bytes(self._arrived[:limit])
         del self._arrived[:limit]
+        self._received += len(data)
         self._move()
         self.on_room()
         return data
@@ -323,11 +342,15 @@ class MemoryTransport(_End):
 class MemoryPeer(_End, trio.abc.HalfCloseableStream):
     """The client's end of a connection in memory: a trio stream that can also be reset, and vanish."""
 
-    def __init__(self, incoming: _Flow, outgoing: _Flow, transport: MemoryTransport, vanish: float) -> None:
+    def __init__(
+        self, incoming: _Flow, outgoing: _Flow, transport: MemoryTransport, client: ClientAddress, vanish: float
+    ) -> None:
         super().__init__(incoming, outgoing)
         self._transport = transport
         self._vanish = vanish
         self._vanished = False
+        # The address that it seems to have.
+        self.client = client
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of `data`; blocks while the server takes nothing.
@@ -344,12 +367,23 @@ class MemoryPeer(_End, trio.abc.HalfCloseableStream):
                 await self._writers.wait_until(self._writable)
 
     def send_nowait(self, data: bytes | memoryview) -> int:
-        """Send what there is room for, without a checkpoint; returns how many bytes."""
+        """Send what there is room for, without a checkpoint; returns how many bytes.
+
+        Raises:
+            trio.BrokenResourceError: the server reset the connection.
+            trio.ClosedResourceError: this end is closed, or its FIN was sent.
+        """
         self._check()
+        if self._outgoing.fin_sent:
+            raise trio.ClosedResourceError("nothing can be sent after the FIN")
         taken = self._outgoing.send(data)
         if taken and self._transport.is_closed:
             self._break(Cause.RESET)
         return taken
+
+    def end_segment(self) -> None:
+        """What was sent so far is received by the server apart from what is sent from now on: see `Peer.send`."""
+        self._outgoing.end_segment()
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._writers.wait_until(self._writable)
@@ -411,6 +445,11 @@ class MemoryPeer(_End, trio.abc.HalfCloseableStream):
         self._writers.wake()
 
     @property
+    def written(self) -> int:
+        """How many bytes the server has ever written, arrived or not."""
+        return self._transport.sent_bytes
+
+    @property
     def is_closed(self) -> bool:
         """True if this end has fully closed: what the server sends from now on provokes a RST."""
         return self._closed and not self._vanished
@@ -435,6 +474,7 @@ def memory_connection(
     vanish: float = math.inf,
     send_buffer: int = SEND_BUFFER,
     window: int = WINDOW,
+    segment: int | None = None,
 ) -> tuple[MemoryPeer, MemoryTransport]:
     """The two ends of a connection in memory.
 
@@ -443,9 +483,16 @@ def memory_connection(
         client: the address that the client seems to have.
         vanish: after how many seconds of silence the server's system gives a vanished client up.
         send_buffer, window: bytes, for each direction.
+        segment: bytes that one receive gives, and one send takes, at the most, on either side; None: as many as there
+            are, or as there is room for.
+
+    Raises:
+        ValueError: `segment` is no positive number.
     """
-    request, response = _Flow(send_buffer, window), _Flow(send_buffer, window)
+    if segment is not None and segment < 1:
+        raise ValueError(f"segment={segment}: a receive or send is of one byte at least")
+    request, response = (_Flow(send_buffer, window, segment or sys.maxsize) for _ in range(2))
     transport = MemoryTransport(request, response, client, spool)
-    peer = MemoryPeer(response, request, transport, vanish)
+    peer = MemoryPeer(response, request, transport, client, vanish)
     transport.peer = peer
     return peer, transport
