@@ -3,6 +3,7 @@
 from trioserve.testing.answers import Asked, RawAnswer, WrongAnswer, read_answers, read_answers_before_leaving
 from trioserve.testing.clock import VirtualClock, run
 from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Point, ResponseBytes, Way
+from trioserve.testing.peer import Left, Peer
 from trioserve.testing.places import Place
 from trioserve.testing.records import Records
 from trioserve.testing.server import MemoryServer, memory_server
@@ -15,10 +16,12 @@ __all__ = [
     "BodyBytes",
     "Checkpoint",
     "HeadBytes",
+    "Left",
     "MemoryPeer",
     "MemoryServer",
     "MemoryTransport",
     "Place",
+    "Peer",
     "Point",
     "RawAnswer",
     "Records",
