@@ -62,6 +62,7 @@ PUBLIC = [
 ]
 
 PUBLIC_FOR_TESTS = [
+    "Allowed",
     "Asked",
     "BodyBytes",
     "Checkpoint",
@@ -70,8 +71,8 @@ PUBLIC_FOR_TESTS = [
     "MemoryPeer",
     "MemoryServer",
     "MemoryTransport",
-    "Place",
     "Peer",
+    "Place",
     "Point",
     "RawAnswer",
     "Records",
@@ -82,6 +83,7 @@ PUBLIC_FOR_TESTS = [
     "Way",
     "Wire",
     "WrongAnswer",
+    "allowed_after_leaving",
     "memory_connection",
     "memory_server",
     "read_answers",

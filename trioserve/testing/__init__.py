@@ -3,6 +3,7 @@
 from trioserve.testing.answers import Asked, RawAnswer, WrongAnswer, read_answers, read_answers_before_leaving
 from trioserve.testing.clock import VirtualClock, run
 from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Point, ResponseBytes, Way
+from trioserve.testing.model import Allowed, allowed_after_leaving
 from trioserve.testing.peer import Left, Peer
 from trioserve.testing.places import Place
 from trioserve.testing.records import Records
@@ -12,6 +13,7 @@ from trioserve.testing.watching import Wait, Watch
 from trioserve.testing.wire import Wire, wire_of
 
 __all__ = [
+    "Allowed",
     "Asked",
     "BodyBytes",
     "Checkpoint",
@@ -20,8 +22,8 @@ __all__ = [
     "MemoryPeer",
     "MemoryServer",
     "MemoryTransport",
-    "Place",
     "Peer",
+    "Place",
     "Point",
     "RawAnswer",
     "Records",
@@ -32,6 +34,7 @@ __all__ = [
     "Way",
     "Wire",
     "WrongAnswer",
+    "allowed_after_leaving",
     "memory_connection",
     "memory_server",
     "read_answers",
