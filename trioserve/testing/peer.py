@@ -179,6 +179,17 @@ class Peer:
     def _in_memory(self) -> MemoryPeer | None:
         return self._stream if isinstance(self._stream, MemoryPeer) else None
 
+    @property
+    def is_readable(self) -> bool:
+        """True if something has come that was not received: bytes, or the connection's end. In memory."""
+        return _in_memory(self._stream).is_readable
+
+    async def until_server_closed(self) -> None:
+        """Wait until the server has closed its end. Of an exchange that ends with that, the observers know then. In
+        memory.
+        """
+        await _in_memory(self._stream).until_server_closed()
+
     def close(self) -> None:
         """Close the connection: a FIN, or a RST if received bytes lie unread. Not counted as leaving."""
         if isinstance(self._stream, MemoryPeer):
@@ -249,3 +260,9 @@ def _send(sock: socket.socket, data: bytes | bytearray | memoryview) -> int:
         return 0
     except OSError as error:
         raise trio.BrokenResourceError(f"the connection is broken: {error.strerror}") from error
+
+
+def _in_memory(stream: MemoryPeer | trio.SocketStream) -> MemoryPeer:
+    if not isinstance(stream, MemoryPeer):
+        raise TypeError("this can be known in memory only, not on a socket")
+    return stream

@@ -47,6 +47,10 @@ class Records:
         """
         return await self._until(lambda: self._of(client, number))
 
+    def has(self, client: ClientAddress, number: int) -> bool:
+        """True if the observers know the record of that exchange."""
+        return any((record.client, record.exchange_number) == (client, number) for record in self.all)
+
     def _of(self, client: ClientAddress, number: int) -> Record | None:
         for record in self.all:
             if (record.client, record.exchange_number) == (client, number):

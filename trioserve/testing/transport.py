@@ -310,6 +310,7 @@ class MemoryTransport(_End):
         self._on_hangup = self._on_bytes = None
         self._spool.clear()
         self.interrupt()
+        self.peer.server_closed()
 
     @property
     def is_closed(self) -> bool:
@@ -349,6 +350,8 @@ class MemoryPeer(_End, trio.abc.HalfCloseableStream):
         self._transport = transport
         self._vanish = vanish
         self._vanished = False
+        # Tasks that wait for the server's close.
+        self._parting = _Waiters()
         # The address that it seems to have.
         self.client = client
 
@@ -445,6 +448,15 @@ class MemoryPeer(_End, trio.abc.HalfCloseableStream):
         self._writers.wake()
 
     @property
+    def is_readable(self) -> bool:
+        """True if something has come that was not received: bytes, or the connection's end."""
+        return self._readable()
+
+    async def until_server_closed(self) -> None:
+        """Wait until the server has closed its end. Of an exchange that ends with that, the observers know then."""
+        await self._parting.wait_until(lambda: self._transport.is_closed)
+
+    @property
     def written(self) -> int:
         """How many bytes the server has ever written, arrived or not."""
         return self._transport.sent_bytes
@@ -465,6 +477,9 @@ class MemoryPeer(_End, trio.abc.HalfCloseableStream):
     def reset_arrived(self) -> None:
         if not self._vanished:
             self._break(Cause.RESET)
+
+    def server_closed(self) -> None:
+        self._parting.wake()
 
 
 def memory_connection(
