@@ -1,4 +1,11 @@
-"""For tests: the real server on connections in memory with TCP's semantics, in virtual time if you like."""
+"""For tests: the real server on connections in memory with TCP's semantics, in virtual time if you like.
+
+What needs httpx is found here too, and asks for `pip install 'trioserve[testing]'` where that is missing; the rest
+needs nothing that trioserve does not.
+"""
+
+import importlib
+import typing
 
 from trioserve.testing.answers import Asked, RawAnswer, WrongAnswer, read_answers, read_answers_before_leaving
 from trioserve.testing.clock import VirtualClock, run
@@ -7,13 +14,18 @@ from trioserve.testing.model import Allowed, allowed_after_leaving
 from trioserve.testing.peer import Left, Peer
 from trioserve.testing.places import Place
 from trioserve.testing.records import Records
+from trioserve.testing.served import Served, served
 from trioserve.testing.server import MemoryServer, memory_server
 from trioserve.testing.transport import MemoryPeer, MemoryTransport, memory_connection
 from trioserve.testing.watching import Wait, Watch
 from trioserve.testing.wire import Wire, wire_of
 
+if typing.TYPE_CHECKING:
+    from trioserve.testing.client import Answer, TestClient
+
 __all__ = [
     "Allowed",
+    "Answer",
     "Asked",
     "BodyBytes",
     "Checkpoint",
@@ -28,6 +40,8 @@ __all__ = [
     "RawAnswer",
     "Records",
     "ResponseBytes",
+    "Served",
+    "TestClient",
     "VirtualClock",
     "Wait",
     "Watch",
@@ -40,5 +54,24 @@ __all__ = [
     "read_answers",
     "read_answers_before_leaving",
     "run",
+    "served",
     "wire_of",
 ]
+
+# By their modules, and what they need: an extra's package.
+_NEED = {"Answer": ("trioserve.testing.client", "httpx"), "TestClient": ("trioserve.testing.client", "httpx")}
+
+
+def __getattr__(name: str) -> typing.Any:
+    if name not in _NEED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, package = _NEED[name]
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise ModuleNotFoundError(
+            f"{__name__}.{name} needs the package {package}; install it with pip install 'trioserve[testing]'",
+            name=package,
+        ) from None
