@@ -188,15 +188,23 @@ async def test_in_front_of_a_thread_nothing_polls() -> None:
 @pytest.mark.parametrize("cushion", [0, 0.002])
 def test_who_waits_until_all_tasks_are_blocked_goes_first(cushion: float) -> None:
     async def main() -> None:
-        with trio.move_on_after(1):
-            await wait_all_tasks_blocked(cushion)
-            assert trio.current_time() == 0
-            await trio.sleep(HOUR)
-        assert trio.current_time() == 1
-        await wait_all_tasks_blocked(cushion)
-        assert trio.current_time() == 1
+        async with trio.open_nursery() as nursery:
+            for moment in (1, 2):
+                nursery.start_soon(trio.sleep, moment)
+                await wait_all_tasks_blocked(cushion)
+                assert trio.current_time() == moment - 1
+                await trio.sleep_until(moment)
 
     run(main)
+
+
+@virtually
+async def test_time_stands_while_a_task_waits_until_all_are_blocked() -> None:
+    await trio.to_thread.run_sync(time.sleep, 0.001)
+    await wait_all_tasks_blocked()
+    stands_at = trio.current_time()
+    await wait_all_tasks_blocked(0.002)
+    assert trio.current_time() == stands_at
 
 
 @virtually
