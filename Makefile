@@ -61,6 +61,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.cpu
 	$(BIN)/python -m benchmarks.routing
 	$(BIN)/python -m benchmarks.receiving
+	$(BIN)/python -m benchmarks.testing
 
 hostile: $(INSTALLED) $(PEERS)/.installed
 	$(BIN)/python -m benchmarks.slow

@@ -1,0 +1,1 @@
+"""How many exchanges a second a test can play in memory. See ../README.md."""
