@@ -355,7 +355,7 @@ async def test_bytes_right_behind_the_handshake_count_wherever_they_are_split(st
             await client.send(whole[split:])
             await wait_all_tasks_blocked()
             await client.send(frame(8, b"\x03\xe8"))
-            assert await client.receive_to_end() == ACCEPTED + b"\x81\x05early" + b"\x88\x02\x03\xe8"
+            assert await client.read_to_end() == ACCEPTED + b"\x81\x05early" + b"\x88\x02\x03\xe8"
 
 
 @in_memory
@@ -862,7 +862,7 @@ async def test_a_handler_that_runs_on_gets_what_had_come_and_then_1006(stage: St
 
     async with stage.serve(OneWebSocket(run_on, disconnect=policy)) as theatre:
         client = await Frames.connect(theatre)
-        client.send_now("one", "two")
+        client.send_nowait("one", "two")
         client.client.leave(how)
         await wait_all_tasks_blocked()
         go_on.set()
@@ -931,7 +931,7 @@ async def test_a_client_that_closes_and_goes_has_ended_well_for_a_handler_that_r
     async with stage.serve(OneWebSocket(receive)) as theatre:
         client = await Frames.connect(theatre)
         await visit.started.wait()
-        client.send_now(Ping(b"x"), CloseConnection(1001))
+        client.send_nowait(Ping(b"x"), CloseConnection(1001))
         client.client.leave("FIN")
         assert (await theatre.completed()).status == 101
         assert not visit.cancelled
@@ -943,7 +943,7 @@ async def test_a_client_that_closes_and_goes_is_a_departure_for_a_handler_that_i
     async with stage.serve(OneWebSocket(handler)) as theatre:
         client = await Frames.connect(theatre)
         await handler.visit.started.wait()
-        client.send_now(CloseConnection(1001))
+        client.send_nowait(CloseConnection(1001))
         client.client.leave("FIN")
         expect(await theatre.abandoned(), "FIN")
         assert handler.visit.cancelled

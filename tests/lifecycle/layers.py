@@ -104,6 +104,14 @@ class Layers:
         if not passage.is_over and not (isinstance(record, Completed) and passage.streamed):
             passage.mistakes.append(f"at its record: {passage}")
 
+    # As an observer
+
+    def completed(self, record: Completed) -> None:
+        self.check_record(record)
+
+    def abandoned(self, record: Abandoned) -> None:
+        self.check_record(record)
+
     def check(self, records: list[Completed | Abandoned]) -> None:
         """What must be true when the play is over."""
         assert self._founded == self._foundations_left == 1, "the lifespan was entered and left once"

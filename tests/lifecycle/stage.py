@@ -13,9 +13,7 @@ import dataclasses
 import functools
 import inspect
 import math
-import socket
 import ssl
-import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -24,12 +22,11 @@ from typing import Self
 import h11
 import pytest
 import trio
-from trio.testing import MockClock
 
 from lifecycle.layers import Layers
 from tests.support.tls import TlsClient, client_context, server_context
 from trioserve import Abandoned, App, Completed, Config, HalfClose, HangupNews, Limits, TcpAddress, serve
-from trioserve.testing import MemoryPeer, MemoryServer, memory_server
+from trioserve.testing import MemoryPeer, MemoryServer, Peer, Records, VirtualClock, Way, memory_server
 
 GET = b"GET / HTTP/1.1\r\nHost: example\r\n\r\n"
 
@@ -37,10 +34,6 @@ PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 PATIENCE = 20
 """Seconds (real ones, on sockets) after which a test is given up. Nothing waits this long when all is well."""
-
-STEPS_OF_NEWS = 3
-"""Steps of the scheduler after which the news of a departure has been heard in memory: the watch hears it between two
-steps; the read-ahead task is woken then, and reads in the next."""
 
 NO_LIMIT = Limits(body=math.inf)
 
@@ -96,7 +89,7 @@ _ON_SOCKETS = ["socket", "socket-read-ahead", "socket-tls"]
 def _on(play: Play, kinds: list[str]) -> Callable[..., None]:
     def run(kind: str, **arguments: object) -> None:
         stage = Stage(kind)
-        clock = MockClock(autojump_threshold=0) if stage.in_memory else None
+        clock = VirtualClock() if stage.in_memory else None
         trio.run(_play, functools.partial(play, stage, **arguments), stage, clock=clock)
 
     # What pytest sees: the play, with "kind" in place of "stage".
@@ -123,41 +116,6 @@ _server_context = functools.cache(server_context)
 _client_context = functools.cache(client_context)
 
 
-class Observed:
-    """An observer and a hook that keep what they are told, and let a test wait for it."""
-
-    def __init__(self, layers: Layers | None) -> None:
-        self._layers = layers
-        self.all: list[Completed | Abandoned] = []
-        self.hooked: list[Abandoned] = []
-        self._news = trio.lowlevel.ParkingLot()
-
-    def completed(self, record: Completed) -> None:
-        self._note(record)
-
-    def abandoned(self, record: Abandoned) -> None:
-        self._note(record)
-
-    def _note(self, record: Completed | Abandoned) -> None:
-        self.all.append(record)
-        if self._layers is not None:
-            self._layers.check_record(record)
-        self._news.unpark_all()
-
-    async def hook(self, record: Abandoned) -> None:
-        self.hooked.append(record)
-        self._news.unpark_all()
-
-    async def count(self, number: int) -> None:
-        """Wait until there are so many records, and the hooks of the abandoned ones have been called."""
-        while len(self.all) < number or len(self.hooked) < len(self.abandoned_ones):
-            await self._news.park()
-
-    @property
-    def abandoned_ones(self) -> list[Abandoned]:
-        return [record for record in self.all if isinstance(record, Abandoned)]
-
-
 class Stage:
     """One kind of connection, to serve an app on."""
 
@@ -174,7 +132,7 @@ class Stage:
     @contextlib.asynccontextmanager
     async def serve(self, app: App, config: Config | None = None) -> AsyncIterator[Theatre]:
         layers = Layers(app) if self.has_layers else None
-        observed = Observed(layers)
+        observed = Records()
         app.on_abandoned(observed.hook)
         address = TcpAddress("127.0.0.1", 0, tls=_server_context() if self.has_tls else None)
         config = dataclasses.replace(
@@ -182,7 +140,7 @@ class Stage:
             listen=(address,),
             hangup_news=HangupNews.READ_AHEAD if self.reads_ahead else HangupNews.KERNEL,
             access_log=False,
-            observers=(observed,),
+            observers=(observed,) if layers is None else (observed, layers),
         )
         descriptors = _descriptors()
         async with self._theatre(app, config, observed) as theatre:
@@ -195,7 +153,7 @@ class Stage:
             assert _descriptors() <= descriptors, "descriptors are left open"
 
     @contextlib.asynccontextmanager
-    async def _theatre(self, app: App, config: Config, observed: Observed) -> AsyncIterator[Theatre]:
+    async def _theatre(self, app: App, config: Config, observed: Records) -> AsyncIterator[Theatre]:
         async with trio.open_nursery() as nursery:
             if self.in_memory:
                 curtain = trio.Event()
@@ -249,12 +207,13 @@ def _descriptors() -> set[str]:
     return {name for name in sockets if name.startswith("socket:")}
 
 
-def _check(observed: Observed, theatre: Theatre, *, fin_is_departure: bool) -> None:
+def _check(observed: Records, theatre: Theatre, *, fin_is_departure: bool) -> None:
     """What must be true whatever was played."""
     exchanges = Counter((record.connection_id, record.exchange_number) for record in observed.all)
     assert not [exchange for exchange, count in exchanges.items() if count > 1], "an exchange has two records"
-    assert sorted(map(id, observed.hooked)) == sorted(map(id, observed.abandoned_ones)), "one hook call per Abandoned"
-    for record in observed.abandoned_ones:
+    abandoned = [record for record in observed.all if isinstance(record, Abandoned)]
+    assert sorted(map(id, observed.told)) == sorted(map(id, abandoned)), "one hook call per Abandoned"
+    for record in abandoned:
         assert record.started_at <= record.noticed_at <= record.unwound_at
         assert record.by == record.cause.by
     for client in theatre.clients:
@@ -266,7 +225,7 @@ class Theatre:
 
     def __init__(
         self,
-        observed: Observed,
+        observed: Records,
         connect: Callable[..., Awaitable[Client]],
         drain: Callable[[], Awaitable[None]],
         nursery: trio.Nursery,
@@ -313,16 +272,13 @@ async def _connect(port: int, **_settings: int) -> trio.SocketStream:
     return await trio.open_tcp_stream("127.0.0.1", port)
 
 
-class Client:
-    """A client that sends raw bytes, reads answers, and leaves in every way."""
+class Client(Peer):
+    """A scripted peer that reads whole answers too, and knows what must hold when it has left."""
 
     def __init__(self, stream: MemoryPeer | trio.SocketStream) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._sent_before = self._sent_ever()
         self._h11 = h11.Connection(h11.CLIENT)
-        # How and when the client left, and what the server had sent when it could hear of that (in memory).
-        self._left: tuple[str, float] | None = None
-        self._sent_when_heard: int | None = None
 
     @property
     def sent_by_server(self) -> int:
@@ -330,34 +286,12 @@ class Client:
         return self._sent_ever() - self._sent_before
 
     def _sent_ever(self) -> int:
-        return self._stream._transport.sent_bytes if isinstance(self._stream, MemoryPeer) else 0
-
-    async def send(self, data: bytes) -> None:
-        await self._stream.send_all(data)
-
-    def send_now(self, data: bytes) -> int:
-        """Without a step of the scheduler between this and what comes next."""
-        if isinstance(self._stream, MemoryPeer):
-            return self._stream.send_nowait(data)
-        return self._raw.send(data)
+        return self._stream.written if isinstance(self._stream, MemoryPeer) else 0
 
     def send_until_blocked(self) -> None:
         """Send as much as the connection takes while the server does not read."""
-        piece = bytes(65536)
-        with contextlib.suppress(BlockingIOError):
-            while self.send_now(piece):
-                pass
-
-    async def receive(self, most: int = 65536) -> bytes:
-        return await self._stream.receive_some(most)
-
-    async def receive_to_end(self) -> bytes:
-        """Everything up to the server's FIN, or its RST."""
-        received = b""
-        with contextlib.suppress(trio.BrokenResourceError):
-            while data := await self.receive():
-                received += data
-        return received
+        while self.send_nowait(bytes(65536)):
+            pass
 
     async def response(self, method: bytes = b"GET") -> tuple[int, bytes]:
         """The next final response: status code and body. For clients that keep the connection."""
@@ -380,63 +314,21 @@ class Client:
             else:
                 assert isinstance(event, h11.InformationalResponse), event
 
-    async def half_close(self) -> None:
-        await self._stream.send_eof()
-
-    def half_close_now(self) -> None:
-        """Without a step of the scheduler; in memory only."""
-        assert isinstance(self._stream, MemoryPeer)
-        self._stream.send_eof_nowait()
-
-    def leave(self, how: str) -> None:
-        """Leave without a step of the scheduler: "FIN" or "RESET"."""
-        {"FIN": self.close, "RESET": self.reset}[how]()
-        if isinstance(self._stream, MemoryPeer):
-            self._left = how, trio.current_time()
-            self._hear(STEPS_OF_NEWS)
-
-    def _hear(self, steps: int) -> None:
-        """Note what was sent, so many steps of the scheduler later. In each the server, which asked first, is first."""
-        self._sent_when_heard = self.sent_by_server
-        if steps:
-            trio.lowlevel.current_trio_token().run_sync_soon(lambda: self._hear(steps - 1), idempotent=True)
-
-    def close(self) -> None:
-        if isinstance(self._stream, MemoryPeer):
-            self._stream.close()
-        else:
-            self._stream.socket.close()
-
-    def reset(self) -> None:
-        if isinstance(self._stream, MemoryPeer):
-            self._stream.reset()
-        else:
-            self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self._stream.socket.close()
-
-    def vanish(self) -> None:
-        assert isinstance(self._stream, MemoryPeer), "only in memory can a client vanish by itself"
-        self._stream.vanish()
-
-    @property
-    def _raw(self) -> socket.socket:
-        return self._stream.socket._sock  # the stdlib socket below trio's: no checkpoints
-
     def check_nothing_sent_after_departure(
         self, records: list[Completed | Abandoned], *, fin_is_departure: bool
     ) -> None:
         """In memory nothing is under way at the moment of departure: once it was heard, nothing was sent any more."""
-        if self._left is None or self._sent_when_heard is None:
+        if self.left is None or not isinstance(self._stream, MemoryPeer):
             return
-        how, at = self._left
-        transport = self._stream._transport
-        own = [record for record in records if record.client == transport.client]
+        own = [record for record in records if record.client == self.client]
         # An answer that was given in the same moment is no breach of the rule.
-        met = any(isinstance(record, Completed) and record.started_at + record.duration >= at for record in own)
+        met = any(
+            isinstance(record, Completed) and record.started_at + record.duration >= self.left.at for record in own
+        )
         # Where a FIN alone is no departure, it is found to be one only by reading on inside a body.
-        heard = any(isinstance(record, Abandoned) and record.cause == how for record in own)
-        if heard and not met and (how != "FIN" or fin_is_departure):
-            assert self.sent_by_server == self._sent_when_heard, "the server wrote after the departure"
+        heard = any(isinstance(record, Abandoned) and record.cause == self.left.way.name for record in own)
+        if heard and not met and (self.left.way is not Way.FIN or fin_is_departure):
+            assert not self.written_after_departure, "the server wrote after the departure"
 
 
 class SecureClient(Client):
@@ -449,22 +341,20 @@ class SecureClient(Client):
     async def send(self, data: bytes) -> None:
         await self._tls.send_all(data)
 
-    def send_now(self, data: bytes) -> int:
+    def send_nowait(self, data: bytes) -> int:
         return self._tls.send_nowait(data)
 
     async def receive(self, most: int = 65536) -> bytes:
         try:
-            return await self._tls.receive_some(most)
+            data = await self._tls.receive_some(most)
         except ssl.SSLEOFError:
             return b""
+        self.received += data
+        return data
 
-    async def half_close(self) -> None:
+    def half_close(self) -> None:
         self._tls.say_goodbye()
-        await super().half_close()
-
-    def half_close_now(self) -> None:
-        self._tls.say_goodbye()
-        super().half_close_now()
+        super().half_close()
 
     def close(self) -> None:
         with contextlib.suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):

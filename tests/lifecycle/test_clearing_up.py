@@ -248,7 +248,7 @@ async def test_a_commit_before_a_streams_end_that_fails_cuts_the_stream(stage: S
     async with stage.serve(app) as theatre:
         client = await theatre.connect()
         await client.send(GET)
-        received = await client.receive_to_end()
+        received = await client.read_to_end()
         record = await theatre.abandoned()
     assert received.endswith(b"done\r\n"), "there is no last chunk"
     assert (record.cause, record.phase, record.outcome) == (
@@ -305,7 +305,7 @@ async def test_a_deadline_that_meets_a_commit_is_answered_503_and_rolled_back_on
     async with stage.serve(app) as theatre:
         client = await theatre.connect()
         await client.send(GET)
-        assert (await client.receive_to_end()).startswith(b"HTTP/1.1 503 ")
+        assert (await client.read_to_end()).startswith(b"HTTP/1.1 503 ")
         assert (await theatre.completed()).status == 503
     assert transaction.ends == ["rolled back"]
 

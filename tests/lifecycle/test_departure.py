@@ -338,7 +338,7 @@ async def test_a_client_that_pipelines_and_stays_gets_its_answers_in_order(stage
         await client.send(b"".join(GET.replace(b" / ", b" /%d " % number) for number in range(100)))
         assert [await client.response() for _ in range(100)] == [(200, b"%d" % number) for number in range(100)]
         await theatre.records(100)
-        assert not theatre.observed.abandoned_ones
+        assert not theatre.observed.told
 
 
 # The response is under way
@@ -450,7 +450,7 @@ async def test_a_blocked_send_is_cancelled_by_a_half_close(stage: Stage) -> None
         await client.send(GET)
         await visit.started.wait()
         await trio.testing.wait_all_tasks_blocked()
-        await client.half_close()
+        client.half_close()
         expect(await theatre.abandoned(), Phase.RESPONSE_BODY, "FIN", 499)
         assert visit.cancelled
 
@@ -462,7 +462,7 @@ async def test_a_half_closed_client_that_never_reads_is_cut_by_the_send_deadline
     async with stage.serve(app, config) as theatre:
         client = await theatre.connect()
         await client.send(GET)
-        await client.half_close()
+        client.half_close()
         record = await theatre.abandoned()
         assert visit.cancelled
         expect(record, Phase.RESPONSE_BODY, "WRITE_TIMEOUT", 499)
@@ -497,9 +497,9 @@ async def test_a_half_close_is_departure_by_default(stage: Stage) -> None:
         client = await theatre.connect()
         await client.send(GET)
         await visit.started.wait()
-        await client.half_close()
+        client.half_close()
         expect(await theatre.abandoned(), Phase.HANDLER, "FIN", 499)
-        assert await client.receive_to_end() == b"", "nothing is written after the departure"
+        assert await client.read_to_end() == b"", "nothing is written after the departure"
 
 
 def patient(half_close: str, *, per_route: bool) -> tuple[App, Config, Visit, trio.Event]:
@@ -524,11 +524,11 @@ async def test_a_half_closed_client_gets_its_answer(stage: Stage, half_close: st
         client = await theatre.connect()
         await client.send(GET)
         await visit.started.wait()
-        await client.half_close()
+        client.half_close()
         if half_close == "probe":
             assert await client.receive() == PROBE
         go_on.set()
-        assert (await client.receive_to_end()).endswith(b"done")
+        assert (await client.read_to_end()).endswith(b"done")
         assert (await theatre.completed()).status == 200
 
 
@@ -539,7 +539,7 @@ async def test_under_finish_a_reset_is_departure_also_after_a_fin(stage: Stage) 
         client = await theatre.connect()
         await client.send(GET)
         await visit.started.wait()
-        await client.half_close()
+        client.half_close()
         client.leave("RESET")
         expect(await theatre.abandoned(), Phase.HANDLER, "RESET", 499)
         assert visit.cancelled
@@ -566,9 +566,9 @@ async def test_an_http_1_0_client_is_not_probed_but_answered(stage: Stage) -> No
         client = await theatre.connect()
         await client.send(b"GET / HTTP/1.0\r\n\r\n")
         await visit.started.wait()
-        await client.half_close()
+        client.half_close()
         go_on.set()
-        assert (await client.receive_to_end()).startswith(b"HTTP/1.1 200 ")
+        assert (await client.read_to_end()).startswith(b"HTTP/1.1 200 ")
         assert (await theatre.completed()).http_version == "1.0"
 
 
@@ -586,7 +586,7 @@ async def test_a_fin_inside_a_body_that_is_read_is_departure_whatever_the_policy
         client = await theatre.connect()
         await client.send(post(10) + b"12345")
         await visit.started.wait()
-        await client.half_close()
+        client.half_close()
         expect(await theatre.abandoned(), Phase.BODY, "FIN", 400)
         assert visit.cancelled
 
@@ -603,8 +603,8 @@ async def test_a_half_closed_client_that_pipelined_gets_all_its_answers(stage: S
     async with stage.serve(app) as theatre:
         client = await theatre.connect()
         await client.send(GET * 3)
-        await client.half_close()
-        assert (await client.receive_to_end()).count(b"done") == 3
+        client.half_close()
+        assert (await client.read_to_end()).count(b"done") == 3
         await theatre.records(3)
 
 
@@ -626,7 +626,7 @@ async def test_a_fin_heard_during_one_exchange_is_judged_anew_for_the_next(stage
         client = await theatre.connect()
         await client.send(GET + GET.replace(b" / ", b" /next "))
         await visit.started.wait()
-        await client.half_close()
+        client.half_close()
         go_on.set()
         completed, abandoned = await theatre.records(2)
         assert isinstance(completed, Completed)
@@ -649,7 +649,7 @@ async def test_a_handler_whose_client_left_at_once_is_not_started(stage: Stage, 
 
     async with stage.serve(app) as theatre:
         client = await theatre.connect()
-        client.send_now(GET)
+        client.send_nowait(GET)
         client.leave(how)
         await trio.testing.wait_all_tasks_blocked()
         assert not begun
@@ -667,7 +667,7 @@ async def test_under_finish_a_handler_whose_client_left_at_once_is_started_all_t
 
     async with stage.serve(app) as theatre:
         client = await theatre.connect()
-        client.send_now(post(5) + b"hello")
+        client.send_nowait(post(5) + b"hello")
         client.leave("FIN")
         expect(await theatre.abandoned(), Phase.QUEUED, "FIN", 499, Outcome.FINISHED)
         assert bodies == [b"hello"]
@@ -711,7 +711,7 @@ async def test_leaving_an_idle_connection_is_no_abandonment(stage: Stage, how: s
         await trio.testing.wait_all_tasks_blocked()
         client.leave(how)
         await theatre.records(exchanges)
-    assert not theatre.observed.abandoned_ones
+    assert not theatre.observed.told
 
 
 # The client vanishes

@@ -97,10 +97,10 @@ async def test_a_fin_in_the_middle_of_a_file_stops_it_and_every_byte_that_left_i
     async with stage.serve(app_with(path)) as theatre:
         client = await theatre.connect()
         received = await begin(client)
-        await client.half_close()
+        client.half_close()
         record = await theatre.abandoned()
         expect(record, "FIN", path)
-        received += await client.receive_to_end()
+        received += await client.read_to_end()
         assert record.response_body_bytes - len(received) in stage.under_way
 
 
@@ -114,12 +114,12 @@ async def test_a_client_that_finishes_a_part_of_a_file_and_goes_on_is_counted_fr
         assert await client.response() == (206, bytes(5))
         assert not open_files(path)
         received = await begin(client)
-        await client.half_close()
+        client.half_close()
         first, record = await theatre.records(2)
         assert (first.status, first.response_body_bytes) == (206, 5)
         assert isinstance(record, Abandoned)
         expect(record, "FIN", path)
-        received += await client.receive_to_end()
+        received += await client.read_to_end()
         assert record.response_body_bytes - len(received) in stage.under_way
 
 
@@ -184,7 +184,7 @@ async def test_a_file_that_becomes_shorter_is_cut_and_nothing_spins(stage: Stage
         client = await theatre.connect()
         received = await begin(client)
         os.truncate(path, 1000)
-        received += await client.receive_to_end()
+        received += await client.read_to_end()
         record = await theatre.abandoned()
         assert (record.cause, record.status, record.outcome) == (Cause.HANDLER_FAILED, 500, Outcome.FAILED)
         assert "shorter" in str(record.exception)
@@ -271,9 +271,9 @@ async def test_framing_is_not_counted_when_a_client_leaves_in_the_middle_of_a_ch
         async with stage.serve(app) as theatre:
             client = await theatre.connect()
             received = await begin(client)
-            await client.half_close()
+            client.half_close()
             record = await theatre.abandoned()
-            received += await client.receive_to_end()
+            received += await client.read_to_end()
             content = received.removeprefix(b"%x\r\n" % SIZE)
             assert record.response_body_bytes - len(content) in stage.under_way
             assert record.response_body_bytes < SIZE
@@ -337,7 +337,7 @@ async def test_a_broken_file_cannot_be_followed_by_anything(stage: Stage, path: 
         async with stage.serve(app) as theatre:
             client = await theatre.connect()
             await client.send(GET)
-            received = await client.receive_to_end()
+            received = await client.read_to_end()
             assert received.partition(b"\r\n\r\n")[2] == bytes(3)
             record = await theatre.abandoned()
             assert (record.cause, record.response_body_bytes) == (Cause.HANDLER_FAILED, 3)
@@ -363,7 +363,7 @@ async def test_a_file_that_was_closed_too_early_is_cut_and_no_other_is_sent_in_i
         opened[0].close()
         with (path.parent / "secret").open("xb+", buffering=0) as secret:  # which gets the same number
             os.truncate(secret.fileno(), SIZE)
-            await client.receive_to_end()
+            await client.read_to_end()
             record = await theatre.abandoned()
         assert record.cause is Cause.HANDLER_FAILED
         assert "closed before all of it was sent" in str(record.exception)

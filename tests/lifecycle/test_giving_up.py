@@ -40,7 +40,7 @@ async def test_a_handler_that_takes_too_long_is_cancelled_and_answered_503(stage
     async with stage.serve(app) as theatre:
         client = await theatre.connect()
         await client.send(GET)
-        answer = await client.receive_to_end()
+        answer = await client.read_to_end()
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"\r\nconnection: close\r\n" in answer.lower()
         assert visit.cancelled
@@ -62,7 +62,7 @@ async def test_a_deadline_in_the_middle_of_a_response_cuts_it(stage: Stage) -> N
     async with stage.serve(app, Config(deadlines=Deadlines(handler=0.1))) as theatre:
         client = await theatre.connect()
         await client.send(GET)
-        answer = await client.receive_to_end()
+        answer = await client.read_to_end()
         assert answer.endswith(b"\r\n5\r\nfirst\r\n"), "no last chunk: the client sees that something is missing"
         record = await theatre.abandoned()
         assert (record.status, record.sent_status, record.cause) == (503, 200, Cause.DEADLINE)
@@ -82,7 +82,7 @@ async def test_a_head_must_be_whole_within_its_deadline_however_it_is_dripped(st
                 await trio.sleep(1)
 
         dripping.start_soon(drip)
-        answer = await client.receive_to_end()
+        answer = await client.read_to_end()
         dripping.cancel_scope.cancel()
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert trio.current_time() <= 10 + 1
@@ -93,7 +93,7 @@ async def test_a_head_must_be_whole_within_its_deadline_however_it_is_dripped(st
 async def test_a_new_connection_that_says_nothing_is_closed_without_a_record(stage: Stage) -> None:
     async with stage.serve(App(), Config(deadlines=Deadlines(head=10))) as theatre:
         client = await theatre.connect()
-        assert await client.receive_to_end() == b""
+        assert await client.read_to_end() == b""
         assert trio.current_time() == 10
     assert not theatre.observed.all
 
@@ -111,7 +111,7 @@ async def test_an_idle_connection_is_closed_without_a_record(stage: Stage) -> No
         await client.send(GET)
         await client.response()
         answered_at = trio.current_time()
-        assert await client.receive_to_end() == b""
+        assert await client.read_to_end() == b""
         assert trio.current_time() == answered_at + 75
         await theatre.completed()
 
@@ -131,7 +131,7 @@ async def test_a_client_that_has_sent_empty_lines_is_idle(stage: Stage) -> None:
         answered_at = trio.current_time()
         await trio.sleep(50)
         await client.send(b"\r\n")
-        assert await client.receive_to_end() == b""
+        assert await client.read_to_end() == b""
         assert trio.current_time() == answered_at + 75
         await theatre.completed()
 
@@ -148,7 +148,7 @@ async def test_a_body_that_stops_coming_is_answered_408(stage: Stage) -> None:
     async with stage.serve(app, Config(deadlines=Deadlines(body_stall=30))) as theatre:
         client = await theatre.connect()
         await client.send(b"POST / HTTP/1.1\r\nHost: example\r\nContent-Length: 10\r\n\r\nhello")
-        assert (await client.receive_to_end()).startswith(b"HTTP/1.1 408 ")
+        assert (await client.read_to_end()).startswith(b"HTTP/1.1 408 ")
         assert visit.cancelled
         assert (await theatre.completed()).status == 408
 
@@ -167,7 +167,7 @@ async def test_a_body_that_drips_in_is_answered_408_when_all_waits_have_lasted_t
         client = await theatre.connect()
         await client.send(b"POST / HTTP/1.1\r\nHost: example\r\nContent-Length: 1000\r\n\r\n")
         dripping.start_soon(drip, client)
-        assert (await client.receive_to_end()).startswith(b"HTTP/1.1 408 ")
+        assert (await client.read_to_end()).startswith(b"HTTP/1.1 408 ")
         dripping.cancel_scope.cancel()
         assert visit.cancelled
         record = await theatre.completed()
@@ -220,7 +220,7 @@ async def test_waits_for_a_body_that_the_handler_gives_up_count_too(stage: Stage
     async with stage.serve(app, Config(deadlines=Deadlines(body_stall=30))) as theatre:
         client = await theatre.connect()
         await client.send(b"POST / HTTP/1.1\r\nHost: example\r\nContent-Length: 10\r\n\r\n")
-        assert (await client.receive_to_end()).startswith(b"HTTP/1.1 408 ")
+        assert (await client.read_to_end()).startswith(b"HTTP/1.1 408 ")
         assert (await theatre.completed()).duration == 30
 
 
@@ -282,9 +282,9 @@ async def test_a_drain_lets_an_exchange_end_and_closes_its_connection(stage: Sta
         await client.send(GET)
         await visit.started.wait()
         theatre.nursery.start_soon(theatre.drain)
-        assert await idle.receive_to_end() == b""
+        assert await idle.read_to_end() == b""
         go_on.set()
-        answer = await client.receive_to_end()
+        answer = await client.read_to_end()
         assert answer.endswith(b"done")
         assert b"\r\nconnection: close\r\n" in answer.lower()
         await theatre.completed()
@@ -303,7 +303,7 @@ async def test_a_drains_deadline_cancels_and_answers_503(stage: Stage) -> None:
         await client.send(GET)
         await visit.started.wait()
         theatre.nursery.start_soon(theatre.drain)
-        assert (await client.receive_to_end()).startswith(b"HTTP/1.1 503 ")
+        assert (await client.read_to_end()).startswith(b"HTTP/1.1 503 ")
         assert visit.reason is not None
         assert "DRAIN" in visit.reason
         assert (await theatre.completed()).status == 503
@@ -323,7 +323,7 @@ async def test_a_handler_can_ask_for_silence(stage: Stage) -> None:
     async with stage.serve(app) as theatre:
         client = await theatre.connect()
         await client.send(GET)
-        assert await client.receive_to_end() == b""
+        assert await client.read_to_end() == b""
         record = await theatre.abandoned()
         assert (record.status, record.phase, record.cause) == (444, Phase.HANDLER, Cause.DROPPED)
         assert (record.by, record.outcome, record.sent_status) == ("server", Outcome.FINISHED, None)
@@ -368,7 +368,7 @@ async def test_a_handler_that_raises_in_its_stream_has_the_response_cut(
     async with stage.serve(app) as theatre:
         client = await theatre.connect()
         await client.send(GET)
-        assert (await client.receive_to_end()).endswith(b"\r\n5\r\nfirst\r\n")
+        assert (await client.read_to_end()).endswith(b"\r\n5\r\nfirst\r\n")
         record = await theatre.abandoned()
         assert (record.status, record.sent_status, record.cause) == (500, 200, Cause.HANDLER_FAILED)
         assert record.outcome is Outcome.FAILED
@@ -487,8 +487,8 @@ async def test_a_handler_that_swallows_its_cancellation_sends_nothing_all_the_sa
         client = await theatre.connect()
         await client.send(GET + GET)
         await started.wait()
-        await client.half_close()
-        assert await client.receive_to_end() == b""
+        client.half_close()
+        assert await client.read_to_end() == b""
         record = await theatre.abandoned()
         # A handler with dependencies is not over before they are, and those meet the cancellation.
         outcome = Outcome.CANCELLED if stage.has_layers else Outcome.FINISHED
@@ -518,7 +518,7 @@ async def test_a_send_inside_a_shield_raises_after_the_departure_instead_of_wait
         client = await theatre.connect()
         await client.send(GET)
         await started.wait()
-        await client.half_close()
+        client.half_close()
         record = await theatre.abandoned()
         assert len(errors) == 1
         assert record.outcome is Outcome.CANCELLED
@@ -668,7 +668,7 @@ async def test_cancelling_the_server_ends_an_exchange_as_drain(stage: Stage) -> 
         await visit.started.wait()
         theatre.nursery.cancel_scope.cancel()
         with trio.CancelScope(shield=True):
-            assert (await client.receive_to_end()).startswith(b"HTTP/1.1 503 ")
+            assert (await client.read_to_end()).startswith(b"HTTP/1.1 503 ")
             record = await theatre.only_record()
             assert isinstance(record, Completed)
             assert record.status == 503
@@ -692,7 +692,7 @@ async def test_cancelling_the_server_in_the_middle_of_a_response_is_an_abandonme
         await visit.started.wait()
         theatre.nursery.cancel_scope.cancel()
         with trio.CancelScope(shield=True):
-            await client.receive_to_end()
+            await client.read_to_end()
             record = await theatre.only_record()
             assert isinstance(record, Abandoned)
             assert (record.status, record.sent_status, record.cause) == (503, 200, Cause.DRAIN)

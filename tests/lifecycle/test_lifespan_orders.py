@@ -107,7 +107,7 @@ async def test_a_handler_is_stopped_as_by_a_drain_and_answered_503(stage: Stage,
         await client.send(GET)
         await visit.started.wait()
         app.breaks.set()
-        assert (await client.receive_to_end()).startswith(STOPPED)
+        assert (await client.read_to_end()).startswith(STOPPED)
         assert (await theatre.completed()).status == 503
     assert visit.cancelled
     assert "DRAIN in phase HANDLER" in visit.reason
@@ -135,7 +135,7 @@ async def test_a_clean_up_that_fails_is_answered_503_and_not_logged(stage: Stage
         await client.send(GET)
         await visit.started.wait()
         app.breaks.set()
-        assert (await client.receive_to_end()).startswith(STOPPED)
+        assert (await client.read_to_end()).startswith(STOPPED)
         assert (await theatre.completed()).status == 503
     assert handled == []
     assert not errors(caplog)
@@ -156,7 +156,7 @@ async def test_a_handler_that_swallows_its_cancellation_is_answered_503(stage: S
         await client.send(GET)
         await visit.started.wait()
         app.breaks.set()
-        assert (await client.receive_to_end()).startswith(STOPPED)
+        assert (await client.read_to_end()).startswith(STOPPED)
         assert (await theatre.completed()).status == 503
 
 
@@ -227,7 +227,7 @@ async def test_a_stream_is_cut_and_the_hook_is_told_while_the_pool_is_open(stage
         await client.send(GET)
         await visit.started.wait()
         app.breaks.set()
-        assert b"first" in await client.receive_to_end()
+        assert b"first" in await client.read_to_end()
         record = await theatre.abandoned()
         assert (record.cause, record.phase, record.sent_status) == (Cause.DRAIN, Phase.RESPONSE_BODY, 200)
     assert app.log == ["told of DRAIN", "pool is closed"]
@@ -242,8 +242,8 @@ async def test_a_head_that_is_not_complete_is_answered_503_and_who_is_idle_is_cl
         await begun.send(GET[:10])
         await trio.testing.wait_all_tasks_blocked(0.01)
         app.breaks.set()
-        assert (await begun.receive_to_end()).startswith(STOPPED)
-        assert await idle.receive_to_end() == b""
+        assert (await begun.read_to_end()).startswith(STOPPED)
+        assert await idle.read_to_end() == b""
         assert (await theatre.completed()).target is None
 
 
@@ -292,7 +292,7 @@ async def test_a_clean_up_finds_its_pool_and_the_work_that_it_starts_ends_before
         await client.send(GET)
         await visit.started.wait()
         app.breaks.set()
-        assert (await client.receive_to_end()).startswith(STOPPED)
+        assert (await client.read_to_end()).startswith(STOPPED)
     assert app.log[0] == "handler"
     assert sorted(app.log[1:3]) == ["late work", "work"]
     assert app.log[3:] == ["pool is closed"]
@@ -309,7 +309,7 @@ async def test_a_drain_that_waits_for_a_handler_is_cut_short(stage: Stage) -> No
         theatre.nursery.start_soon(theatre.drain)
         await trio.testing.wait_all_tasks_blocked(0.01)
         app.breaks.set()
-        assert (await client.receive_to_end()).startswith(STOPPED)
+        assert (await client.read_to_end()).startswith(STOPPED)
         assert (await theatre.completed()).status == 503
 
 
@@ -330,7 +330,7 @@ async def test_one_that_keeps_its_error_to_itself_stops_the_server_all_the_same(
         await client.send(GET)
         await visit.started.wait()
         breaks.set()
-        assert (await client.receive_to_end()).startswith(STOPPED)
+        assert (await client.read_to_end()).startswith(STOPPED)
         assert (await theatre.completed()).status == 503
 
 
@@ -397,7 +397,7 @@ async def test_who_comes_while_handlers_unwind_is_closed_without_a_record(stage:
         app.breaks.set()
         await trio.testing.wait_all_tasks_blocked()
         late = await theatre.connect()
-        assert await late.receive_to_end() == b""
+        assert await late.read_to_end() == b""
         unwinds.set()
         assert (await theatre.completed()).status == 503
 
@@ -427,7 +427,7 @@ async def test_nobody_is_accepted_while_it_unwinds(stage: Stage, unwinds: str) -
         with pytest.raises(OSError, match="connect"):
             await theatre.connect()
         leave.set()
-        assert (await client.receive_to_end()).startswith(STOPPED)
+        assert (await client.read_to_end()).startswith(STOPPED)
 
 
 @on_bare_sockets

@@ -61,7 +61,7 @@ async def test_a_client_that_has_pipelined_behind_its_last_request_gets_the_last
 
     @app.get("/")
     async def handler() -> bytes:
-        client.send_now(GET)  # it lies there when the answer is out, and nobody has had the time to look
+        client.send_nowait(GET)  # it lies there when the answer is out, and nobody has had the time to look
         return ANSWER
 
     async with stage.serve(app) as theatre:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import socket
 
 import pytest
 import trio
@@ -17,7 +16,6 @@ from trio.testing import wait_all_tasks_blocked
 
 from lifecycle.stage import (
     GET,
-    Client,
     Stage,
     Theatre,
     Visit,
@@ -64,14 +62,6 @@ def server_of(theatre: Theatre) -> Server:
     return theatre.drain.__self__._server
 
 
-def half_close_now(client: Client) -> None:
-    """Without a step of the scheduler, also on sockets."""
-    if isinstance(client._stream, trio.SocketStream):
-        client._raw.shutdown(socket.SHUT_WR)
-    else:
-        client.half_close_now()
-
-
 # After the end
 
 
@@ -88,7 +78,7 @@ async def test_what_a_handler_returns_after_its_deadline_is_not_sent(stage: Stag
     async with stage.serve(app) as theatre:
         client = await theatre.connect()
         await client.send(GET)
-        answer = await client.receive_to_end()
+        answer = await client.read_to_end()
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"too late" not in answer
         assert (await theatre.completed()).status == 503
@@ -117,7 +107,7 @@ async def test_a_handler_that_shields_itself_past_its_deadline_is_answered_503_w
     async with stage.serve(app) as theatre:
         client, other = await theatre.connect(), await theatre.connect()
         await client.send(GET)
-        answer = await client.receive_to_end()
+        answer = await client.read_to_end()
         assert trio.current_time() == 9
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"too late" not in answer
@@ -145,7 +135,7 @@ async def test_what_a_plain_handler_returns_after_its_cancellation_is_not_sent(s
         await started.wait()
         if why == "drain":
             theatre.nursery.start_soon(theatre.drain)
-        answer = await client.receive_to_end()
+        answer = await client.read_to_end()
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"too late" not in answer
         assert (await theatre.completed()).status == 503
@@ -188,7 +178,7 @@ async def test_under_finish_a_departure_ends_a_send_that_is_blocked(stage: Stage
         client = await theatre.connect()
         await client.send(GET)
         await trio.sleep(1)
-        client.half_close_now()
+        client.half_close()
         await trio.sleep(3600)
     assert ended_at == [1]
     (record,) = theatre.observed.all
@@ -208,10 +198,10 @@ async def test_under_finish_a_blocked_send_writes_nothing_more_after_the_departu
         client = await theatre.connect()
         await client.send(GET)
         await trio.sleep(1)
-        client.half_close_now()
+        client.half_close()
         sent = client.sent_by_server
         assert 0 < sent < 400_000
-        assert len(await client.receive_to_end()) == sent
+        assert len(await client.read_to_end()) == sent
         assert client.sent_by_server == sent
         record = await theatre.abandoned()
         assert sent - 1000 < record.response_body_bytes < sent
@@ -234,10 +224,10 @@ async def test_nobody_is_asked_for_a_body_after_the_departure(stage: Stage, poli
         client = await theatre.connect()
         await client.send(post(5).replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
         await wait_all_tasks_blocked()
-        client.half_close_now()
+        client.half_close()
         await wait_all_tasks_blocked()
         left.set()
-        assert await client.receive_to_end() == b""
+        assert await client.read_to_end() == b""
         assert read.is_set()
         await theatre.abandoned()
 
@@ -338,7 +328,7 @@ async def test_a_response_that_lacks_a_cancelled_part_is_cut_and_not_taken_for_w
         client = await theatre.connect()
         await client.send(GET)
         await trio.sleep(5)
-        answer = await client.receive_to_end()
+        answer = await client.read_to_end()
         assert answer.endswith(b"\r\n\r\n" + parts[0] + parts[2])
         record = await theatre.abandoned()
         assert (record.status, record.sent_status, record.cause) == (500, 200, Cause.HANDLER_FAILED)
@@ -664,7 +654,7 @@ async def test_a_second_reader_that_is_refused_does_not_stop_the_clock_of_the_fi
         client = await theatre.connect()
         await client.send(post(6) + b"abc")
         with trio.fail_after(5):
-            assert (await client.receive_to_end()).startswith(b"HTTP/1.1 408 ")
+            assert (await client.read_to_end()).startswith(b"HTTP/1.1 408 ")
         assert refused.is_set()
         assert (await theatre.completed()).status == 408
 
@@ -700,7 +690,7 @@ async def test_a_clean_up_that_fails_while_the_server_is_cancelled_is_answered_5
         await started.wait()
         theatre.nursery.cancel_scope.cancel()
         with trio.CancelScope(shield=True):
-            assert (await client.receive_to_end()).startswith(b"HTTP/1.1 503 ")
+            assert (await client.read_to_end()).startswith(b"HTTP/1.1 503 ")
             assert (await theatre.completed()).status == 503
     assert not caplog.records
 
@@ -753,7 +743,7 @@ async def test_a_client_that_leaves_after_the_server_was_cancelled_is_not_the_ca
         theatre.nursery.cancel_scope.cancel()
         with trio.CancelScope(shield=True):
             await trio.sleep(2)
-            client.half_close_now()
+            client.half_close()
             record = await theatre.abandoned()
             assert (record.cause, record.status, record.noticed_at) == (Cause.DRAIN, 503, 0)
             assert client.sent_by_server == 0
@@ -865,7 +855,7 @@ async def test_a_task_of_the_handler_can_ask_for_silence(stage: Stage, caplog: p
     async with stage.serve(app) as theatre:
         client = await theatre.connect()
         await client.send(GET)
-        assert await client.receive_to_end() == b""
+        assert await client.read_to_end() == b""
         assert (await theatre.abandoned()).status == 444
     assert not caplog.records
 
@@ -887,7 +877,7 @@ async def test_a_clients_mistake_met_in_a_task_of_the_handler_is_the_clients(
         await client.send(CHUNKED)
         await reading.wait()
         await client.send(b"9\r\n123456789\r\n")
-        assert (await client.receive_to_end()).startswith(b"HTTP/1.1 413 ")
+        assert (await client.read_to_end()).startswith(b"HTTP/1.1 413 ")
         assert (await theatre.completed()).status == 413
     assert not caplog.records
 
@@ -912,7 +902,7 @@ async def test_a_clients_mistake_met_while_the_response_streams_is_told_by_the_r
         await client.send(CHUNKED)
         await begun.wait()
         await client.send(b"no chunk\r\n")
-        assert (await client.receive_to_end()).endswith(b"\r\n5\r\nfirst\r\n")
+        assert (await client.read_to_end()).endswith(b"\r\n5\r\nfirst\r\n")
         record = await theatre.abandoned()
         assert (record.status, record.sent_status, record.outcome) == (500, 200, Outcome.FAILED)
         assert isinstance(record.exception, RequestError)
@@ -984,7 +974,7 @@ async def test_what_is_taken_of_the_budget_is_within_it_and_given_back(stage: St
             clients = [await theatre.connect() for _ in range(10)]
             await wait_all_tasks_blocked()
             for client in clients:  # all in one step: whoever waits for bytes gets some
-                client.send_now(post(10**9) + bytes(60_000))
+                client.send_nowait(post(10**9) + bytes(60_000))
             await trio.sleep(1)
             for client in clients:
                 client.send_until_blocked()
@@ -1043,7 +1033,7 @@ async def test_a_fin_behind_unread_bytes_is_noticed_also_when_a_read_was_given_u
         await trio.sleep(2)
         with trio.fail_after(60):
             await client.send(bytes(190_000))
-            await client.half_close()
+            client.half_close()
             record = await theatre.abandoned()
         assert (record.cause, record.phase) == (Cause.FIN, Phase.BODY)
 
@@ -1141,7 +1131,7 @@ async def test_a_blocked_stream_that_a_middleware_cancels_has_a_record_and_is_cu
         with trio.fail_after(60):
             record = await theatre.abandoned()
         assert (record.status, record.sent_status, record.cause) == (500, 200, Cause.HANDLER_FAILED)
-        assert not (await client.receive_to_end()).endswith(b"0\r\n\r\n")
+        assert not (await client.read_to_end()).endswith(b"0\r\n\r\n")
     assert len(caplog.records) == 1
 
 
@@ -1204,9 +1194,9 @@ async def test_a_client_that_half_closes_with_its_request_is_probed_once(stage: 
         for _ in range(20):  # whether the watch or the connection comes first is up to trio's scheduler
             client = await theatre.connect()
             await wait_all_tasks_blocked()
-            client.send_now(GET)
-            half_close_now(client)
-            answer = await client.receive_to_end()
+            client.send_nowait(GET)
+            client.half_close()
+            answer = await client.read_to_end()
             assert answer.count(b"HTTP/1.1 100 ") == 1
             assert answer.endswith(b"hello")
         await theatre.records(20)

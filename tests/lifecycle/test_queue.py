@@ -389,7 +389,7 @@ async def test_a_client_that_leaves_when_the_queue_is_full_is_not_answered(stage
         for name in "ab":
             await come(theatre, name)
         late = await theatre.connect()
-        late.send_now(get("c"))
+        late.send_nowait(get("c"))
         late.leave("FIN")
         record = await theatre.abandoned()
         assert (record.phase, record.cause, record.outcome) == (Phase.QUEUED, Cause.FIN, Outcome.NOT_STARTED)
@@ -487,7 +487,7 @@ async def test_a_drain_serves_those_in_the_queue_too(stage: Stage) -> None:
         await wait_all_tasks_blocked()
         for name, client in zip("abc", clients, strict=True):
             desk.go_on.release()
-            answer = await client.receive_to_end()
+            answer = await client.read_to_end()
             assert answer.endswith(name.encode())
             assert b"\r\nconnection: close\r\n" in answer.lower()
 
@@ -499,7 +499,7 @@ async def test_a_drains_deadline_answers_those_in_the_queue_503(stage: Stage) ->
         clients = [await come(theatre, name) for name in "abc"]
         theatre.nursery.start_soon(theatre.drain)
         for client in clients:
-            assert (await client.receive_to_end()).startswith(b"HTTP/1.1 503 ")
+            assert (await client.read_to_end()).startswith(b"HTTP/1.1 503 ")
         records = await theatre.records(3)
         assert all(isinstance(record, Completed) and record.status == 503 for record in records)
         assert desk.begun == ["a"]
@@ -522,7 +522,7 @@ async def test_the_last_request_that_a_connection_may_have_is_answered_with_its_
             await client.send(GET)
             assert b"connection: close" not in (await answer_to(client)).lower()
         await client.send(GET + GET)  # and the one behind it does no harm
-        rest = await client.receive_to_end()
+        rest = await client.read_to_end()
         assert rest.count(b"HTTP/1.1 ") == 1
         assert b"\r\nconnection: close\r\n" in rest.lower()
         assert [record.exchange_number for record in await theatre.records(3)] == [1, 2, 3]

@@ -180,7 +180,7 @@ async def play(crowd: Crowd, stage: Stage) -> Played:
 async def visit(theatre: Theatre, number: int, visitor: Visitor) -> None:
     await trio.sleep_until(visitor.comes)
     client = await theatre.connect()
-    client.send_now(f"GET /{number} HTTP/1.1\r\nHost: example\r\n\r\n".encode())
+    client.send_nowait(f"GET /{number} HTTP/1.1\r\nHost: example\r\n\r\n".encode())
     await trio.sleep(visitor.stays)
     client.leave("RESET")
 

@@ -228,7 +228,7 @@ def leave(script: Script, client: Client, run: Run) -> None:
         case "FIN" | "RESET":
             client.leave(script.how)
         case "HALF_CLOSE":
-            client.half_close_now()
+            client.half_close()
         case "VANISH":
             client.vanish()
 

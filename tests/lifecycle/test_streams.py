@@ -253,7 +253,7 @@ async def test_a_client_that_reads_no_pings_is_too_slow_after_the_stalls_deadlin
         client = await theatre.connect(window=200, send_buffer=100)
         await client.send(GET)
         record = await theatre.abandoned()
-        await client.receive_to_end()
+        await client.read_to_end()
     assert (record.status, record.phase, record.cause) == (499, Phase.RESPONSE_BODY, Cause.WRITE_TIMEOUT)
     assert record.outcome is Outcome.CANCELLED
     assert feed.seen == ["cancelled", "finally"]
@@ -386,7 +386,7 @@ async def test_a_drain_that_cannot_wait_ends_a_stream_of_events(stage: Stage) ->
         await feed.waits.wait()
         theatre.nursery.start_soon(theatre.drain)
         record = await theatre.abandoned()
-        await client.receive_to_end()
+        await client.read_to_end()
     assert (record.status, record.phase, record.cause) == (503, Phase.RESPONSE_BODY, Cause.DRAIN)
     assert feed.seen == ["cancelled", "finally"]
 

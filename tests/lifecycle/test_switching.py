@@ -100,7 +100,7 @@ async def test_bytes_go_both_ways_and_the_last_ones_complete_the_exchange(stage:
         await client.send(b"hello")
         assert await client.receive() == b"HELLO"
         await client.send(b"you.")
-        assert await client.receive_to_end() == b"YOU.BYE"
+        assert await client.read_to_end() == b"YOU.BYE"
         record = await theatre.completed()
         assert record.status == 101
         assert (record.request_body_bytes, record.response_body_bytes) == (9, 12)
@@ -115,7 +115,7 @@ async def test_bytes_right_behind_the_request_are_not_lost_however_they_are_spli
             await client.send(whole[:split])
             await trio.testing.wait_all_tasks_blocked()
             await client.send(whole[split:])
-            assert await client.receive_to_end() == SWITCHED + b"ONE TWO.BYE"
+            assert await client.read_to_end() == SWITCHED + b"ONE TWO.BYE"
         assert {record.status for record in await theatre.records(len(whole) - 1)} == {101}
 
 
@@ -159,7 +159,7 @@ async def test_a_half_close_is_a_departure_under_every_half_close(stage: Stage, 
     async with stage.serve(Switching(lambda _: visit.until_cancelled(), half_close=half_close)) as theatre:
         client = await switched(theatre)
         await visit.started.wait()
-        await client.half_close()
+        client.half_close()
         assert (await theatre.abandoned()).cause is Cause.FIN
         assert visit.cancelled
 
@@ -177,10 +177,10 @@ async def test_a_client_that_is_done_may_half_close(stage: Stage) -> None:
     async with stage.serve(Switching(wait)) as theatre:
         client = await switched(theatre)
         await client.send(b"last")
-        await client.half_close()
+        client.half_close()
         await trio.testing.wait_all_tasks_blocked()
         go_on.set()
-        assert await client.receive_to_end() == b"bye"
+        assert await client.read_to_end() == b"bye"
         assert (await theatre.completed()).status == 101
 
 
@@ -197,7 +197,7 @@ async def test_a_fin_left_to_the_reader_is_judged_when_nobody_reads_on(stage: St
     async with stage.serve(Switching(read_once)) as theatre:
         client = await switched(theatre)
         await receiving.wait()
-        client.send_now(b"x" * 100)
+        client.send_nowait(b"x" * 100)
         client.leave("FIN")
         record = await theatre.abandoned()
         assert (record.cause, record.request_body_bytes) == (Cause.FIN, 100)
@@ -223,7 +223,7 @@ async def test_a_handler_that_runs_on_reads_the_rest_and_sends_into_the_void(
     app = Switching(run_on, disconnect=policy)
     async with stage.serve(app) as theatre:
         client = await switched(theatre)
-        client.send_now(b"before")
+        client.send_nowait(b"before")
         client.leave("FIN")
         await trio.testing.wait_all_tasks_blocked()
         go_on.set()
@@ -243,7 +243,7 @@ async def test_a_client_hears_the_last_words_when_the_server_stops(stage: Stage)
         client = await switched(theatre)
         await visit.started.wait()
         await theatre.drain()
-        assert await client.receive_to_end() == b"<DRAIN>"
+        assert await client.read_to_end() == b"<DRAIN>"
         record = await theatre.abandoned()
         assert (record.phase, record.cause, record.status) == (Phase.RESPONSE_BODY, Cause.DRAIN, 503)
 
@@ -253,7 +253,7 @@ async def test_a_client_hears_the_last_words_at_the_deadline(stage: Stage) -> No
     visit = Visit()
     async with stage.serve(Switching(lambda _: visit.until_cancelled(), deadline=0.01)) as theatre:
         client = await switched(theatre)
-        assert await client.receive_to_end() == b"<DEADLINE>"
+        assert await client.read_to_end() == b"<DEADLINE>"
         assert (await theatre.abandoned()).cause is Cause.DEADLINE
 
 
@@ -267,7 +267,7 @@ async def test_a_client_hears_the_last_words_when_the_handler_fails(
 
     async with stage.serve(Switching(fail)) as theatre:
         client = await switched(theatre)
-        assert await client.receive_to_end() == b"<HANDLER_FAILED>"
+        assert await client.read_to_end() == b"<HANDLER_FAILED>"
         record = await theatre.abandoned()
         assert (record.cause, record.status, record.exception) == (Cause.HANDLER_FAILED, 500, error)
         assert len(caplog.records) == 1
@@ -280,7 +280,7 @@ async def test_one_who_asks_for_silence_gets_it(stage: Stage) -> None:
 
     async with stage.serve(Switching(drop)) as theatre:
         client = await switched(theatre)
-        assert await client.receive_to_end() == b""
+        assert await client.read_to_end() == b""
         assert (await theatre.abandoned()).status == 444
 
 
@@ -294,7 +294,7 @@ async def test_no_last_words_follow_a_piece_that_was_cut(stage: Stage) -> None:
         client = await switched(theatre, send_buffer=1000, window=1000)
         await trio.testing.wait_all_tasks_blocked()
         await theatre.drain()
-        received = await client.receive_to_end()
+        received = await client.read_to_end()
         assert received
         assert not received.strip(b"\0")
         assert (await theatre.abandoned()).cause is Cause.DRAIN
@@ -314,7 +314,7 @@ async def test_a_cancelled_send_is_completed_by_the_next_one_and_by_the_last(sta
         client = await switched(theatre, send_buffer=100, window=100)
         await trio.sleep(2.5)
         # The second was cancelled before anything of it existed.
-        assert await client.receive_to_end() == 10_000 * b"a" + b"bye"
+        assert await client.read_to_end() == 10_000 * b"a" + b"bye"
         assert (await theatre.completed()).status == 101
 
 
@@ -336,7 +336,7 @@ async def test_a_client_may_be_silent_for_ever(stage: Stage) -> None:
         client = await switched(theatre)
         await trio.sleep(80_000)
         await client.send(b"hi.")
-        assert await client.receive_to_end() == b"HI.BYE"
+        assert await client.read_to_end() == b"HI.BYE"
 
 
 @in_bare_memory
@@ -368,8 +368,8 @@ async def test_the_answer_to_the_last_word_can_be_awaited_and_a_fin_is_none_the_
         client = await switched(theatre)
         assert await client.receive() == b"bye"
         await client.send(b"bye yourself")
-        await client.half_close()
-        assert await client.receive_to_end() == b""
+        client.half_close()
+        assert await client.read_to_end() == b""
         assert answers == [b"bye yourself"]
         assert (await theatre.completed()).status == 101
 
@@ -421,7 +421,7 @@ async def test_no_bytes_are_sent_without_a_switch_or_after_the_end(
         assert (await client.response())[0] == 500
     async with stage.serve(Switching(send_after_end)) as theatre:
         client = await switched(theatre)
-        assert await client.receive_to_end() == b"bye"
+        assert await client.read_to_end() == b"bye"
 
 
 @every_bare_stage
@@ -431,5 +431,5 @@ async def test_a_handler_that_returns_without_an_end_has_failed(stage: Stage, ca
 
     async with stage.serve(Switching(nothing)) as theatre:
         client = await switched(theatre)
-        assert await client.receive_to_end() == b"<HANDLER_FAILED>"
+        assert await client.read_to_end() == b"<HANDLER_FAILED>"
         assert isinstance((await theatre.abandoned()).exception, ResponseError)

@@ -242,7 +242,7 @@ async def test_behind_our_close_a_fin_alone_stops_nobody(stage: Stage, *, answer
         await client.closed()
         if answered:
             await client.close()
-        await client.client.half_close()
+        client.client.half_close()
         assert (await theatre.completed()).status == 101
         assert not handler.visit.cancelled
 
@@ -323,8 +323,8 @@ async def test_a_client_that_makes_a_mistake_and_goes_has_ended_for_a_handler_th
     async with stage.serve(OneWebSocket(receive)) as theatre:
         client = await Frames.connect(theatre)
         await visit.started.wait()
-        client.client.send_now(NO_FRAME)
-        await client.client.half_close()
+        client.client.send_nowait(NO_FRAME)
+        client.client.half_close()
         assert (await theatre.completed()).status == 101
         assert not visit.cancelled
 

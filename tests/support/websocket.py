@@ -75,9 +75,9 @@ class Frames:
     async def send(self, *events: Event | str | bytes) -> None:
         await self.client.send(self.encode(*events))
 
-    def send_now(self, *events: Event | str | bytes) -> None:
+    def send_nowait(self, *events: Event | str | bytes) -> None:
         data = self.encode(*events)
-        assert self.client.send_now(data) == len(data)
+        assert self.client.send_nowait(data) == len(data)
 
     async def close(self, code: int | None = 1000, reason: str = "") -> None:
         """Send a Close frame, and nothing after it."""

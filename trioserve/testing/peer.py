@@ -140,8 +140,9 @@ class Peer:
         """Leave, in this very moment. From anywhere: a task, a callback, an instrument.
 
         Raises:
-            ValueError: VANISH on a socket, whose system answers as long as it lives.
+            ValueError: no way is called so; or it is VANISH on a socket, whose system answers as long as it lives.
         """
+        way = Way(way)
         match way:
             case Way.FIN:
                 self.close()
