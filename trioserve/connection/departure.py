@@ -73,6 +73,11 @@ class Departure:
         """True while the client is gone and the handler may run on: what it sends is thrown away."""
         return self.end is not None and not self.scope.cancel_called
 
+    @property
+    def cancelled_for(self) -> str | None:
+        """The reason with which the scope was cancelled; None if it was not."""
+        return self._reason() if self.scope.cancel_called else None
+
     def hung_up(self, cause: Cause) -> None:
         """Out-of-band news of the peer: from the watch, or from a failed send or receive."""
         phase, rules = self._situation()

@@ -433,6 +433,11 @@ class ServedExchange:
     def ended(self) -> bool:
         return self._connection.departure.end is not None
 
+    @property
+    def cancelled_for(self) -> str | None:
+        """The reason with which all that runs inside the endpoint was cancelled; None if it was not. For tests."""
+        return self._connection.departure.cancelled_for
+
     # How the handler ended
 
     def handler_returned(self) -> None:

@@ -9,6 +9,7 @@ import typing
 
 from trioserve.testing.answers import Asked, RawAnswer, WrongAnswer, read_answers, read_answers_before_leaving
 from trioserve.testing.clock import VirtualClock, run
+from trioserve.testing.facts import Cut, Ending, Wait
 from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Point, ResponseBytes, Way
 from trioserve.testing.model import Allowed, allowed_after_leaving
 from trioserve.testing.peer import Left, Peer
@@ -17,7 +18,7 @@ from trioserve.testing.records import Records
 from trioserve.testing.served import Served, served
 from trioserve.testing.server import MemoryServer, memory_server
 from trioserve.testing.transport import MemoryPeer, MemoryTransport, memory_connection
-from trioserve.testing.watching import Wait, Watch
+from trioserve.testing.watching import SwallowedTooOften, Watch
 from trioserve.testing.wire import Wire, wire_of
 
 if typing.TYPE_CHECKING:
@@ -29,6 +30,8 @@ __all__ = [
     "Asked",
     "BodyBytes",
     "Checkpoint",
+    "Cut",
+    "Ending",
     "HeadBytes",
     "Left",
     "MemoryPeer",
@@ -41,6 +44,7 @@ __all__ = [
     "Records",
     "ResponseBytes",
     "Served",
+    "SwallowedTooOften",
     "TestClient",
     "VirtualClock",
     "Wait",

@@ -24,8 +24,11 @@ T = TypeVar("T")
 class Follower(Protocol):
     """Who is told of the steps of a coroutine."""
 
-    def resumed(self, sent: Any) -> Any:
-        """It is going to be resumed with `sent`, None at its start; gives what it is to be resumed with."""
+    def resumed(self, coroutine: Coroutine[Any, Any, Any], sent: Any) -> Any:
+        """It is going to be resumed with `sent`, None at its start; gives what it is to be resumed with.
+
+        What this raises is raised by the wait for the coroutine, which is then not resumed any more.
+        """
         ...
 
     def reached(self, coroutine: Coroutine[Any, Any, Any], trap: Any) -> None:
@@ -47,7 +50,7 @@ class Driven(Coroutine[Any, Any, T]):
     @trio.lowlevel.enable_ki_protection
     def send(self, sent: Any, /) -> Any:
         __tracebackhide__ = True
-        sent = self._follower.resumed(sent)
+        sent = self._follower.resumed(self._coroutine, sent)
         try:
             trap = self._coroutine.send(sent)
         except BaseException as error:

@@ -13,7 +13,8 @@ import contextlib
 import enum
 import functools
 import gc
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 from typing import Any, NamedTuple
@@ -38,17 +39,24 @@ class Place(NamedTuple):
 class Whose(enum.Enum):
     """Whose a file is."""
 
-    MACHINERY = enum.auto()  # trio and trioserve
+    TRIO = enum.auto()  # and outcome, which is a part of it
+    TRIOSERVE = enum.auto()
     STANDARD_LIBRARY = enum.auto()
     PACKAGE = enum.auto()  # something else that is installed
     USER = enum.auto()
 
 
+WRITTEN = (Whose.USER, Whose.PACKAGE)
+"""Whose code somebody has written who waits for something in a handler."""
+
+
 @functools.cache
 def whose(file: str) -> Whose:
     """Whose this file is, by where it lies."""
-    if file.startswith(_MACHINERY) and not file.startswith(_DEMO):
-        return Whose.MACHINERY
+    if file.startswith(_TRIO):
+        return Whose.TRIO
+    if file.startswith(_TRIOSERVE):
+        return Whose.USER if file.startswith(_DEMO) else Whose.TRIOSERVE
     if "/site-packages/" in file or "/dist-packages/" in file:
         return Whose.PACKAGE
     return Whose.STANDARD_LIBRARY if file.startswith(_STANDARD_LIBRARY) else Whose.USER
@@ -60,7 +68,8 @@ def _folder(file: str | None) -> str:
 
 
 _DEMO = _folder(trioserve.demo.__file__)
-_MACHINERY = tuple(_folder(module.__file__) for module in (trio, outcome, trioserve))
+_TRIO = (_folder(trio.__file__), _folder(outcome.__file__))
+_TRIOSERVE = _folder(trioserve.__file__)
 _STANDARD_LIBRARY = ("<frozen ", _folder(contextlib.__file__))
 
 
@@ -92,3 +101,15 @@ _WITH_FRAMES = (CoroutineType, GeneratorType, AsyncGeneratorType)
 def place_of(frame: FrameType) -> Place:
     """Where this frame is."""
     return Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+
+
+def place_in_thread(function: Callable[..., Any]) -> Place | None:
+    """Where the user's plain function begins that `function`, which a worker thread is to run, calls."""
+    for candidate in (function, *inspect.getclosurevars(function).nonlocals.values()):
+        called = inspect.unwrap(candidate) if callable(candidate) else candidate
+        while isinstance(called, functools.partial):
+            called = called.func
+        code = getattr(called, "__code__", None) or getattr(type(called).__call__, "__code__", None)
+        if code is not None and whose(code.co_filename) in WRITTEN:
+            return Place(code.co_filename, code.co_firstlineno, code.co_name)
+    return None

@@ -27,29 +27,38 @@ which is after the client's departure was noticed, or after we gave up:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+import math
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
+import outcome
 import trio
 
+from trioserve.app.streaming import pour
+from trioserve.connection.exchange import ServedExchange
 from trioserve.core.application import Application, Background, Endpoint, Exchange, Hook, Rules
 from trioserve.core.messages import RequestHead
+from trioserve.testing.cleanups import cleanup_of, closes_all_the_same
 from trioserve.testing.driving import Driven, followed
-from trioserve.testing.places import Place, Whose, await_stack, place_of, whose
+from trioserve.testing.facts import Cut, Ending, Wait, leaves
+from trioserve.testing.places import WRITTEN, Place, Whose, await_stack, place_in_thread, place_of, whose
+
+MOST_CUTS = 100
+"""How often a task may be cut after the first time, before the watch ends it: no clean-up has so many awaits."""
+
+MOST_WAITS = 1000
+"""How often it may wait at all after its cancellation, in shields too."""
+
+MOST_FORCED = 100
+"""How often it may swallow the watch's exception too, before it is not resumed any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Once that a task of an exchange came to wait: a checkpoint."""
-
-    number: int  # over all tasks of the exchange, from 1 on
-    task: str
-    place: Place  # the innermost line of the user's own code; of a package, if there is none
-    trail: tuple[Place, ...]  # all lines of users and packages on the way there, outermost first
-    at: float  # seconds of the trio clock
-    exchange: Exchange = field(repr=False)
+class SwallowedTooOften(BaseException):
+    """Raised by the watch in a handler that goes on and on after its cancellation. Not to be caught."""
 
 
 class Watch:
@@ -60,6 +69,8 @@ class Watch:
         self.on_checkpoint: Callable[[Wait], None] | None = None
         self.waits: list[Wait] = []
         self.passed: list[Wait] = []
+        self.cuts: list[Cut] = []
+        self.endings: list[Ending] = []
         self._departed = False
         self._followers: dict[trio.lowlevel.Task, _Follower] = {}
 
@@ -74,30 +85,37 @@ class Watch:
     async def endpoint(self, endpoint: Endpoint, exchange: Exchange) -> None:
         """Call `endpoint`, watched."""
         __tracebackhide__ = True
+        assert isinstance(exchange, ServedExchange), "a watched application is served by trioserve's own server"
         task = trio.lowlevel.current_task()
-        follower = _Follower(self, task, "the handler", _Progress(exchange), foreign=frozenset(task.child_nurseries))
+        follower = _Follower(self, task, _Progress(exchange), endpoint=True)
         self._followers[task] = follower
         try:
             await followed(endpoint(exchange), follower)
         finally:
-            del self._followers[task]
+            self.lost(task)
 
     def spawned(self, task: trio.lowlevel.Task) -> None:
         """A task was started somewhere: follow it too if it descends from one that is followed."""
-        parent = self.owner(task.parent_nursery)
-        if parent is not None:
-            follower = _Follower(self, task, task.name, parent.progress)
-            self._followers[task] = follower
-            task.coro = Driven(task.coro, follower)  # type: ignore[assignment]  # behaves as the one that it drives
+        owner = self.owner(task.parent_nursery)
+        if owner is None:
+            return
+        starter = self._followers.get(trio.lowlevel.current_task())
+        follower = _Follower(self, task, owner.progress, starter=starter)
+        self._followers[task] = follower
+        task.coro = Driven(task.coro, follower)  # type: ignore[assignment]  # behaves as the one that it drives
 
     def owner(self, nursery: trio.Nursery | None) -> _Follower | None:
         """Who follows the task that opened this nursery, and did so in an endpoint."""
         follower = self._followers.get(nursery.parent_task) if nursery is not None else None
-        return follower if follower is not None and follower.owns(nursery) else None
+        return follower if follower is not None and nursery not in follower.foreign else None
 
-    def reached(self, wait: Wait) -> None:
+    def lost(self, task: trio.lowlevel.Task) -> None:
+        """This task is not followed any more."""
+        self._followers.pop(task, None)
+
+    def reached(self, wait: Wait, *, cancelled: bool) -> None:
         self.waits.append(wait)
-        if self._departed:
+        if self._departed and not cancelled:
             self.passed.append(wait)
         if self.on_checkpoint is not None:
             self.on_checkpoint(wait)
@@ -107,60 +125,248 @@ class Watch:
 class _Progress:
     """What the followers of one exchange share."""
 
-    exchange: Exchange
+    exchange: ServedExchange
     waits: int = 0
+    # Nurseries of which a task ended by the cancellation: it will come out of them.
+    cut: set[trio.Nursery] = field(default_factory=set)
 
 
 class _Follower:
-    """Follows one task, or as much of a task as is the endpoint's."""
+    """Follows one task, or as much of a task as is the endpoint's.
+
+    Args:
+        starter: who follows the task that started this one, if somebody does.
+    """
 
     def __init__(
         self,
         watch: Watch,
         task: trio.lowlevel.Task,
-        name: str,
         progress: _Progress,
         *,
-        foreign: frozenset[trio.Nursery] = frozenset(),
+        endpoint: bool = False,
+        starter: _Follower | None = None,
     ) -> None:
         self._watch = watch
         self._task = task
-        self._name = name
+        self._name = "the handler" if endpoint else task.name
+        self._endpoint = endpoint
         self.progress = progress
-        # Nurseries of this task that were there before the endpoint was called.
-        self._foreign = foreign
-        self._begun = False
-        # It is somebody else's after all.
+        # Nurseries of this task in which nothing of the exchange runs: those that were there before the endpoint.
+        self.foreign = frozenset(task.child_nurseries)
+        self._begun = endpoint
+        # It is started for somebody else, who will have it in a nursery of his own.
         self._dismissed = False
+        # The number of the wait that it is in, if that is counted; and whether that began inside a shield.
+        self._number: int | None = None
+        self._shielded = False
+        # It has met the cancellation, or was started by a task that had, perhaps to clean something up.
+        self.met: bool = starter is not None and starter.met
+        self._started_in = cleanup_of(_running()) if self.met else None
+        self._first: Cut | None = None
+        self._answered = False
+        # After its cancellation: how often it has waited, was cut, was ended by the watch.
+        self._waits = self._cuts = self._forced = 0
 
-    def owns(self, nursery: trio.Nursery | None) -> bool:
-        return nursery not in self._foreign and not self._dismissed
-
-    def resumed(self, sent: Any) -> Any:
+    def resumed(self, coroutine: Coroutine[Any, Any, Any], sent: Any) -> Any:
         if not self._begun:
             self._begun = True
             # One that `nursery.start` has started is at first in a nursery of who waits for that.
             eventual = self._task.eventual_parent_nursery
             self._dismissed = eventual is not None and self._watch.owner(eventual) is None
+        if self._dismissed or sent is None or (reason := self.progress.exchange.cancelled_for) is None:
+            return sent
+        self._waits += 1
+        if not self._shielded and (_delivers(sent, reason) or self._comes_out_of_nursery(coroutine)):
+            self._note_cut(list(_stack(coroutine)))
+        if self._cuts > MOST_CUTS or self._waits > MOST_WAITS:
+            return self._end(coroutine)
         return sent
 
     def reached(self, coroutine: Coroutine[Any, Any, Any], trap: Any) -> None:  # noqa: ARG002
         if self._dismissed:
             return
-        frames = [frame for frame in await_stack(coroutine) if whose(frame.f_code.co_filename) in _THEIRS]
-        if not frames:
+        cancelled = self.progress.exchange.cancelled_for is not None
+        self._shielded = cancelled and trio.current_effective_deadline() > -math.inf
+        frames = list(_stack(coroutine))
+        if _is_second_half(frames):
             return
-        self.progress.waits += 1
-        trail = tuple(place_of(frame) for frame in frames)
-        own = [place for place in trail if whose(place.file) is Whose.USER]
-        place = own[-1] if own else trail[-1]
-        wait = Wait(self.progress.waits, self._name, place, trail, trio.current_time(), self.progress.exchange)
-        self._watch.reached(wait)
+        self._number = None
+        trail = _trail(frames)
+        if trail:
+            self.progress.waits += 1
+            self._number = self.progress.waits
+            self._watch.reached(
+                Wait(self._number, self._name, _own(trail), trail, trio.current_time(), self.progress.exchange),
+                cancelled=cancelled,
+            )
 
-    def ended(self, error: BaseException | None) -> None: ...
+    def ended(self, error: BaseException | None) -> None:
+        self._watch.lost(self._task)
+        if self._dismissed:
+            return
+        reason = self.progress.exchange.cancelled_for
+        if error is not None and not self._endpoint and any(_is_ours(leaf, reason) for leaf in leaves(error)):
+            assert self._task.parent_nursery is not None, "only the main task has none"
+            self.progress.cut.add(self._task.parent_nursery)
+        self._watch.endings.append(
+            Ending(
+                task=self._name,
+                endpoint=self._endpoint,
+                error=error,
+                at=trio.current_time(),
+                cut=self._first,
+                answered=self._answered,
+                forced=self._forced > 0,
+                exchange=self.progress.exchange,
+            )
+        )
+
+    def _comes_out_of_nursery(self, coroutine: Coroutine[Any, Any, Any]) -> bool:
+        """True if it has waited for a nursery's tasks, and the cancellation comes to it through them.
+
+        The tasks of a nursery are cut, and it is not; but what they end by is raised where the nursery is left.
+        """
+        nurseries = self._task.child_nurseries
+        return (
+            not self.met
+            and bool(nurseries)
+            and nurseries[-1] in self.progress.cut
+            and any(frame.f_code is _nursery_exit() for frame in _innermost(coroutine, 5))
+        )
+
+    def _note_cut(self, frames: list[FrameType]) -> None:
+        first, self.met = not self.met, True
+        if not first:
+            self._cuts += 1
+            if closes_all_the_same(frames):
+                return
+        trail = _trail(frames)
+        if not trail:
+            self._answered = self._answered or (not first and any(frame.f_code in _ANSWERING for frame in frames))
+            if not (first and self._endpoint):
+                return
+        cut = Cut(
+            number=self._number,
+            task=self._name,
+            place=_own(trail) if trail else place_of(_innermost_of_ours(frames)),
+            trail=trail,
+            at=trio.current_time(),
+            first=first,
+            cleanup=cleanup_of(frames) or self._started_in,
+            exchange=self.progress.exchange,
+        )
+        self._first = self._first or cut
+        self._watch.cuts.append(cut)
+
+    def _end(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """End the coroutine, which goes on and on: by what it is resumed with, or else by not resuming it."""
+        self._forced += 1
+        error = SwallowedTooOften(f"{self._name} was cancelled and goes on and on; let trio.Cancelled pass")
+        if self._forced <= MOST_FORCED:
+            return outcome.Error(error)
+        try:
+            coroutine.close()
+        except RuntimeError:
+            _UNENDING.append(coroutine)
+        self.ended(error)
+        raise error
 
 
-_THEIRS = (Whose.USER, Whose.PACKAGE)
+# Coroutines that cannot be ended. Were they let go, Python would try once more, and complain.
+_UNENDING: list[Coroutine[Any, Any, Any]] = []
+
+
+def _stack(coroutine: Coroutine[Any, Any, Any]) -> Iterator[FrameType]:
+    """The frames of a coroutine that waits. An async generator whose part is being sent is among them."""
+    for frame in await_stack(coroutine):
+        yield frame
+        if frame.f_code is pour.__code__:
+            source = frame.f_locals["source"]
+            if getattr(source, "ag_frame", None) is not None and not source.ag_running:
+                yield source.ag_frame
+
+
+def _innermost(coroutine: Coroutine[Any, Any, Any], number: int) -> list[FrameType]:
+    return list(await_stack(coroutine))[-number:]
+
+
+def _running() -> list[FrameType]:
+    """The frames of the followed coroutine that runs now, outermost first."""
+    frames: list[FrameType] = []
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001  # there is no other way to the frames that run
+    while frame is not None and frame.f_code is not Driven.send.__code__:
+        frames.append(frame)
+        frame = frame.f_back
+    return frames[::-1]
+
+
+def _trail(frames: Sequence[FrameType]) -> tuple[Place, ...]:
+    """The lines of users and packages among these frames; of a plain function that a thread runs, the function."""
+    trail = tuple(place_of(frame) for frame in frames if whose(frame.f_code.co_filename) in WRITTEN)
+    if not trail and (place := _in_thread(frames)) is not None:
+        return (place,)
+    return trail
+
+
+def _own(trail: Sequence[Place]) -> Place:
+    """The innermost line of the user's own code; of a package, if there is none."""
+    return next((place for place in reversed(trail) if whose(place.file) is Whose.USER), trail[-1])
+
+
+def _innermost_of_ours(frames: Sequence[FrameType]) -> FrameType:
+    return next(frame for frame in reversed(frames) if whose(frame.f_code.co_filename) is not Whose.TRIO)
+
+
+def _in_thread(frames: Sequence[FrameType]) -> Place | None:
+    """The plain handler for whose thread these frames wait."""
+    if len(frames) > 3 and frames[-3].f_code is trio.to_thread.run_sync.__code__:
+        for frame in frames:
+            if frame.f_code is ServedExchange.run_in_thread.__code__:
+                return place_in_thread(frame.f_locals["function"])
+    return None
+
+
+def _is_second_half(frames: Sequence[FrameType]) -> bool:
+    """True if these frames wait for the cancellation that a `checkpoint()` has found after its step.
+
+    It waits twice then, and is one wait all the same.
+    """
+    return (
+        len(frames) > 2
+        and frames[-2].f_code is trio.lowlevel.wait_task_rescheduled.__code__
+        and frames[-3].f_code is trio.lowlevel.checkpoint.__code__
+    )
+
+
+def _nursery_exit() -> Any:
+    return type(trio.open_nursery()).__aexit__.__code__
+
+
+def _delivers(sent: Any, reason: str) -> bool:
+    """True if what a wait ends with is this cancellation, or a thread's function that has met it."""
+    if isinstance(sent, outcome.Value):
+        sent = sent.value
+    return isinstance(sent, outcome.Error) and _is_ours(sent.error, reason)
+
+
+def _is_ours(error: BaseException, reason: str | None) -> bool:
+    """True if this is a Cancelled of the exchange's scope, and of no scope of a user's."""
+    return isinstance(error, trio.Cancelled) and error.source == "explicit" and error.reason == reason
+
+
+_ANSWERING = {
+    method.__code__
+    for method in (
+        ServedExchange.respond,
+        ServedExchange.start_response,
+        ServedExchange.send_part,
+        ServedExchange.end_response,
+        ServedExchange.switch_protocols,
+        ServedExchange.send_bytes,
+        ServedExchange.end_switched,
+    )
+}
 
 
 class _WatchedApplication:
