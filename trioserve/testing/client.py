@@ -29,10 +29,10 @@ import trio
 from trioserve.core.application import Application
 from trioserve.core.records import Abandoned, Completed, Record
 from trioserve.server.config import Config
+from trioserve.testing.facts import Wait
 from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Point, ResponseBytes, Way
 from trioserve.testing.peer import STEPS_OF_NEWS
 from trioserve.testing.served import Served, served
-from trioserve.testing.watching import Wait
 from trioserve.testing.wire import HOST, fields_of, target_of
 
 P = ParamSpec("P")
