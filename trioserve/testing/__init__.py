@@ -14,7 +14,9 @@ from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Point, R
 from trioserve.testing.model import Allowed, allowed_after_leaving
 from trioserve.testing.peer import Left, Peer
 from trioserve.testing.places import Place
+from trioserve.testing.points import Tally, leave_at_every_point
 from trioserve.testing.records import Records
+from trioserve.testing.report import LeftAMess
 from trioserve.testing.served import Served, served
 from trioserve.testing.server import MemoryServer, memory_server
 from trioserve.testing.transport import MemoryPeer, MemoryTransport, memory_connection
@@ -34,6 +36,7 @@ __all__ = [
     "Ending",
     "HeadBytes",
     "Left",
+    "LeftAMess",
     "MemoryPeer",
     "MemoryServer",
     "MemoryTransport",
@@ -45,6 +48,7 @@ __all__ = [
     "ResponseBytes",
     "Served",
     "SwallowedTooOften",
+    "Tally",
     "TestClient",
     "VirtualClock",
     "Wait",
@@ -53,6 +57,7 @@ __all__ = [
     "Wire",
     "WrongAnswer",
     "allowed_after_leaving",
+    "leave_at_every_point",
     "memory_connection",
     "memory_server",
     "read_answers",
