@@ -154,6 +154,11 @@ class TestClient(httpx.AsyncClient):
         return await self._serving.__aexit__(kind, error, traceback)
 
     @property
+    def is_unopened(self) -> bool:
+        """True until it is opened."""
+        return self._calls.served is None and not self.is_closed
+
+    @property
     def served(self) -> Served:
         """What this client talks to: `served.records` are all records, `served.connect()` gives a client on raw bytes.
 
