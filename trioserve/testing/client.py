@@ -20,7 +20,7 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
+from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar, cast
 
 import h11
 import httpx
@@ -390,6 +390,7 @@ class _Call:
             for _ in range(STEPS_OF_NEWS):
                 await self._wait(trio.lowlevel.checkpoint, "write", httpx.WriteTimeout)
             self._arrive(kind(so_far + len(data)))
+            raise _Over
         return len(data)
 
     # The answer
@@ -406,7 +407,7 @@ class _Call:
                 event = await self._event()
         except _Over as over:
             if not self._has_left:
-                raise await self._failure(over) from over.error
+                await self._fail(over)
             match = _STATUS_LINE.match(self.connection.h11.trailing_data[0])
             return self._answer(int(match[1]) if match else NO_ANSWER)
         assert isinstance(event, h11.Response | h11.InformationalResponse), "an answer begins with its head"
@@ -432,7 +433,7 @@ class _Call:
                 yield bytes(event.data)
         except _Over as over:
             if not self._has_left:
-                raise await self._failure(over) from over.error
+                await self._fail(over)
         else:
             self._is_whole = True
 
@@ -485,11 +486,12 @@ class _Call:
             raise _Over
         raise too_long(f"nothing within {seconds:g} s", request=self._request)
 
-    async def _failure(self, over: _Over) -> httpx.TransportError:
-        """The error, and the record in its message."""
+    async def _fail(self, over: _Over) -> NoReturn:
+        """Raise the error, with the record in its message; what the handler raised is its cause."""
         self.stop()
-        error = over.error or httpx.RemoteProtocolError("nothing more comes")
-        return type(error)(f"{error} {_in_words(await self._record())}", request=self._request)
+        error, record = over.error or httpx.RemoteProtocolError("nothing more comes"), await self._record()
+        cause = record.exception if isinstance(record, Abandoned) else None
+        raise type(error)(f"{error} {_in_words(record)}", request=self._request) from cause or over.error
 
     # The end
 
