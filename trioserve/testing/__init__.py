@@ -14,9 +14,7 @@ from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Point, R
 from trioserve.testing.model import Allowed, allowed_after_leaving
 from trioserve.testing.peer import Left, Peer
 from trioserve.testing.places import Place
-from trioserve.testing.points import Tally, leave_at_every_point
 from trioserve.testing.records import Records
-from trioserve.testing.report import LeftAMess
 from trioserve.testing.served import Served, served
 from trioserve.testing.server import MemoryServer, memory_server
 from trioserve.testing.transport import MemoryPeer, MemoryTransport, memory_connection
@@ -36,7 +34,6 @@ __all__ = [
     "Ending",
     "HeadBytes",
     "Left",
-    "LeftAMess",
     "MemoryPeer",
     "MemoryServer",
     "MemoryTransport",
@@ -48,7 +45,6 @@ __all__ = [
     "ResponseBytes",
     "Served",
     "SwallowedTooOften",
-    "Tally",
     "TestClient",
     "VirtualClock",
     "Wait",
@@ -57,7 +53,6 @@ __all__ = [
     "Wire",
     "WrongAnswer",
     "allowed_after_leaving",
-    "leave_at_every_point",
     "memory_connection",
     "memory_server",
     "read_answers",

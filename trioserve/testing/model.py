@@ -4,7 +4,14 @@ It does not know how the server works. It knows what docs/departure.md and the s
 departure is, in which phase, and when EOF is none), what was sent when, and what handlers do as far as they are
 described. Where two things happen in the same moment, either may come first, so it answers with a set.
 
-`allowed_after_leaving` knows nothing of the handler: it is for one exchange of one client, who leaves at a point.
+* `allowed_after_leaving` knows nothing of the handler: it is for one exchange of one client, who leaves at a point.
+* `breaches` and `check` know a whole script, how it went, and what its handlers do (`Service`). They foresee for each
+  exchange when its head and its body were there, when its handler answers, and when its client's departure is noticed;
+  what comes first, decides. Where somebody has to wait for room, because so much is sent or so little is read, they
+  foresee less exactly.
+
+What the second does not know: queues and limits of any kind, handlers' deadlines, drains, and requests that are not
+plain (`is_right`); from such a request on it allows everything.
 """
 
 from __future__ import annotations
@@ -12,14 +19,18 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from trioserve.core.application import Rules
-from trioserve.core.lifecycle import Cause, HalfClose, Phase
+from trioserve.core.lifecycle import CANCEL, CLIENT_LEFT, Cause, HalfClose, Outcome, Phase
 from trioserve.core.limits import Deadlines
-from trioserve.core.records import Abandoned, Completed
+from trioserve.core.records import Abandoned, Completed, Record
+from trioserve.core.status import TABLE
+from trioserve.testing.answers import Asked, RawAnswer, WrongAnswer, read_answers_before_leaving
+from trioserve.testing.handlers import Handler, Service
 from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Point, ResponseBytes, Way
+from trioserve.testing.scripts import Course, Script
 from trioserve.testing.wire import Wire
 
 Ending = tuple[Phase, Cause]
@@ -94,11 +105,7 @@ def allowed_after_leaving(
                 phases &= IN_RESPONSE
             if case.is_refused:
                 phases.add(Phase.QUEUED)  # whoever answers it is no handler
-            endings = set(case.ends(phases, whole=False))
-            if isinstance(point, ResponseBytes):
-                # What was received may be what the server said when it gave up, in whatever phase that was.
-                endings |= {end for phase in HANDLED for end in case.given_up(phase)}
-            return Allowed(frozenset(endings), may_complete=True, may_be_unrecorded=False)
+            return Allowed(frozenset(case.ends(phases, whole=False)), may_complete=True, may_be_unrecorded=False)
     raise TypeError(f"{point!r} is no point; give HeadBytes, BodyBytes, Checkpoint or ResponseBytes")
 
 
@@ -171,7 +178,7 @@ class _Case(NamedTuple):
         """
         for phase in phases:
             yield from self._left(phase, whole=whole)
-            yield from self.given_up(phase)
+            yield from self._given_up(phase)
             if phase in IN_RESPONSE and not self.reads:
                 yield phase, Cause.WRITE_TIMEOUT
 
@@ -202,7 +209,7 @@ class _Case(NamedTuple):
         """True if a client that has closed may answer something with a RST, or has left something unread."""
         return phase in IN_RESPONSE or self.awaits_continue or self.can_be_probed
 
-    def given_up(self, phase: Phase) -> Iterator[Ending]:
+    def _given_up(self, phase: Phase) -> Iterator[Ending]:
         """The server's own ends, where the departure does not come first."""
         deadline = self.deadlines.handler if self.rules.deadline is None else self.rules.deadline
         if deadline < math.inf and phase is not Phase.QUEUED:
@@ -212,3 +219,520 @@ class _Case(NamedTuple):
         fin_alone = self.way in {Way.FIN, Way.HALF_CLOSE} and self.half_close is not HalfClose.ABORT
         if fin_alone and phase in IN_RESPONSE:
             yield phase, Cause.DRAIN  # a play that ends before its handler does
+
+
+# Of a script that is known, and handlers that are described
+
+EPSILON = 1e-6
+"""Seconds within which two moments are the same."""
+
+_HEAD_SIZE = 1000
+"""More bytes than the head of an answer has here."""
+
+_UNREAD_FOR = 0.25
+"""Seconds for which bytes may lie unread, if they are so many that a FIN behind them cannot arrive."""
+
+
+class ModelBroken(AssertionError):
+    """A server did what the design does not allow; the text says what, and how to play it again."""
+
+
+def check(script: Script, course: Course, records: Sequence[Record], service: Service) -> None:
+    """See that nothing came of a script but what the design allows.
+
+    Args:
+        records: those of its connection, in their order, when all is over.
+
+    Raises:
+        ModelBroken: something is not allowed. The text has the script as code that can be pasted.
+    """
+    if broken := breaches(script, course, records, service):
+        again = ["", "Play it again:", "", f"script = {script!r}", f"service = {service!r}", ""]
+        raise ModelBroken("\n".join([*broken, *again, f"{course}", *map(repr, records)]))
+
+
+def breaches(script: Script, course: Course, records: Sequence[Record], service: Service) -> list[str]:
+    """What of this the design does not allow, in words; none if all is well. As `check`."""
+    return [*_judge_records(script, course, records, service)] or [*_judge_answers(script, course, records, service)]
+
+
+class _Notice(NamedTuple):
+    """How an exchange may end early."""
+
+    at: float
+    cause: Cause
+    phases: frozenset[Phase] | None = None  # None: whatever it is in by then
+    certain: bool = True  # this comes, if nothing else comes before
+    or_later: bool = False
+
+
+class _Own(NamedTuple):
+    """How an exchange ends if its client stays."""
+
+    at: float
+    status: int
+    cause: Cause | None = None  # None: it is completed
+    certain: bool = True  # at that time; else perhaps later
+    is_last: bool = False  # the server closes the connection behind it
+
+
+class _Exchange:
+    """What is foreseen of one exchange.
+
+    Args:
+        free: since when the connection is free for it.
+        broken: when the client's system has answered with a RST to an earlier answer; math.inf if it has not.
+        unread: bytes of earlier answers that the client may not have read.
+    """
+
+    def __init__(
+        self, script: Script, course: Course, service: Service, number: int, *, free: float, broken: float, unread: int
+    ) -> None:
+        self.wire = wire = script.requests[number - 1]
+        self.number, self.free, self.broken = number, free, broken
+        self._script, self._course, self._service, self._deadlines = script, course, service, service.deadlines
+        self.handler = handler_for(service, wire)
+        before = sum(len(each.head) + len(each.body) for each in script.requests[: number - 1])
+        begun = course.sent_at(before + 1)
+        # Its first byte comes too late: the connection is closed by then.
+        patience = self._deadlines.head if number == 1 else self._deadlines.idle
+        self.too_late = begun is None or begun > free + patience - EPSILON
+        self.may_be_too_late = begun is None or begun > free + patience + EPSILON
+        self.begun = max(free, _or_never(begun))
+        self.head = max(self.begun, _or_never(course.sent_at(before + len(wire.head))))
+        self.whole = max(self.head, _or_never(course.sent_at(before + len(wire.head) + len(wire.body))))
+        self.left = {way: at for at, way in course.left}
+        # The handler has read, has waited, and answers; and its answer is out, if it is taken.
+        self.ready = self.whole if self.handler.reads else self.head
+        self.waited = self.ready + self.handler.waits
+        self.answers = self.waited + self.handler.tidies
+        self.streams = bool(self.handler.parts) and wire.method != "HEAD"
+        parts = self.handler.parts if self.streams else 0
+        self.sends = [self.answers + part * self.handler.pause for part in range(parts)]
+        self.done = self.answers + parts * self.handler.pause
+        size = _HEAD_SIZE + (0 if wire.method == "HEAD" else len(self.handler.answer_to(content_of(wire))))
+        self.unread = unread + size
+        self.may_block = self._may_block()
+        self.own = self._own()
+
+    def _may_block(self) -> bool:
+        """True if there may be no room for its answer: the client does not read, or has vanished."""
+        vanished = self.left.get(Way.VANISH, math.inf)
+        return (self.done > vanished - EPSILON and self.unread > self._service.room // 2) or (
+            not self._script.reads and self.unread > self._service.room
+        )
+
+    def _own(self) -> _Own:
+        handler, certain = self.handler, not self.may_block
+        if self.head > (too_slow := self.begun + self._deadlines.head) + EPSILON:
+            return _Own(too_slow, 408, is_last=True)
+        if handler.reads and self.whole > (too_slow := self._body_is_too_slow()) + EPSILON:
+            return _Own(too_slow, 408, is_last=True)
+        if handler.drops:
+            return _Own(self.answers, 444, Cause.DROPPED)
+        if handler.fails and self.streams:
+            return _Own(self.done, 500, Cause.HANDLER_FAILED, certain=certain)
+        status = 500 if handler.fails and not handler.parts else handler.status
+        return _Own(self.done, status, certain=certain, is_last=self._is_last())
+
+    def _is_last(self) -> bool:
+        """True if the answer ends the connection (RFC 9112 §9.3). One of HTTP/1.0 is not kept, whatever it says."""
+        return b" HTTP/1.0\r\n" in self.wire.head or _CLOSE.search(self.wire.head) is not None
+
+    def _body_is_too_slow(self) -> float:
+        """When the handler's patience with its body ends, if it does.
+
+        In any stretch of its waiting, it waits for so long, and for what the bytes may take that came meanwhile: who
+        was fast before has nothing to his credit.
+        """
+        rate, stall = self._service.limits.body_rate, self._deadlines.body_stall
+        arrivals = [(self.head, self._course.sent_by(self.head))]
+        arrivals += [(at, size) for at, size in self._course.sent if at > self.head]
+        best = math.inf
+        for (at, size), (until, _) in itertools.pairwise([*arrivals, (math.inf, 0)]):
+            best = min(best, at - size / rate)
+            if (end := max(at, best + stall + size / rate)) < until + EPSILON:
+                return end
+            if at >= self.whole:
+                break
+        return math.inf
+
+    @property
+    def may_be_408(self) -> bool:
+        """True if what was missing may have come in the very moment in which the wait for it was over."""
+        head_at, body_at = self.begun + self._deadlines.head, self._body_is_too_slow()
+        return _near(self.head, head_at) or (self.handler.reads and _near(self.whole, body_at))
+
+    def phases_at(self, at: float) -> frozenset[Phase]:
+        """In which phases it may be at that time."""
+        end = self.own.at if self.own.certain else math.inf
+        spans = [
+            (Phase.HEAD, self.begun, self.head),
+            (Phase.QUEUED, self.head, self.head),
+            (Phase.HANDLER, self.ready, self.answers),
+            (Phase.RESPONSE_HEAD, self.answers, end),
+            (Phase.RESPONSE_BODY, self.answers, end),
+        ]
+        if self.wire.body:
+            # One that nobody reads is not complete, though it is there.
+            spans.append((Phase.BODY, self.head, self.whole if self.handler.reads else self.answers))
+        return frozenset(phase for phase, begin, end in spans if begin - EPSILON < at < end + EPSILON)
+
+    def notices(self) -> list[_Notice]:
+        """How its client may end it."""
+        return [notice for notice in self._notices() if notice.at < math.inf]
+
+    def _notices(self) -> Iterator[_Notice]:
+        if Way.RESET in self.left:
+            yield _Notice(self.left[Way.RESET], Cause.RESET)
+        if Way.VANISH in self.left:
+            yield _Notice(self.left[Way.VANISH] + self._deadlines.vanish, Cause.VANISHED)
+        fin = min((self.left[way] for way in (Way.FIN, Way.HALF_CLOSE) if way in self.left), default=math.inf)
+        yield from self._after_fin(fin)
+        if Way.FIN in self.left:
+            yield from self._after_close(self.left[Way.FIN], probed=max(fin, self.head))
+        yield _Notice(self.broken, Cause.RESET)
+        if self.may_block:
+            stalled = self.answers + self._deadlines.send_stall
+            yield _Notice(stalled, Cause.WRITE_TIMEOUT, IN_RESPONSE, certain=False, or_later=True)
+
+    def _after_fin(self, at: float) -> Iterator[_Notice]:
+        """Nothing more comes. In the midst of a request that is a departure, whatever the policy."""
+        if self.head == math.inf:
+            yield _Notice(max(at, self.begun), Cause.FIN, frozenset({Phase.HEAD}))
+        elif self._service.half_close is HalfClose.ABORT:
+            yield _Notice(max(at, self.begun), Cause.FIN)
+        elif self.whole == math.inf and self.handler.reads:
+            yield _Notice(max(at, self.head), Cause.FIN, frozenset({Phase.BODY}))
+
+    def _after_close(self, at: float, probed: float) -> Iterator[_Notice]:
+        """Nothing is taken: what is sent is answered with a RST. And a close with bytes unread is one."""
+        moments = [*self.sends, self.answers, self.own.at, self.free]
+        if not self._script.reads or any(abs(moment - at) < EPSILON for moment in moments):
+            yield _Notice(at, Cause.RESET, certain=False)
+        if self._service.half_close is HalfClose.PROBE and b" HTTP/1.1\r\n" in self.wire.head and probed >= at:
+            yield _Notice(probed, Cause.RESET, certain=probed < self.answers - EPSILON)
+        for sent in self.sends or [self.own.at]:
+            if sent > at - EPSILON:
+                yield _Notice(sent, Cause.RESET, IN_RESPONSE, certain=at + EPSILON < sent < self.own.at - EPSILON)
+
+    # What its record may be
+
+    @property
+    def must_be_recorded(self) -> bool:
+        """True if the server has certainly read something of it."""
+        if self.too_late:
+            return False
+        # A RST overtakes what was sent; a FIN cannot, but for one that ends the exchange before.
+        others = [
+            notice.at for notice in self.notices() if notice.cause is not Cause.FIN or self.free > notice.at - EPSILON
+        ]
+        return self.begun < min(others, default=math.inf) - EPSILON
+
+    @property
+    def may_be_recorded(self) -> bool:
+        return not self.may_be_too_late and self.begun < self.certainly_noticed + EPSILON
+
+    @property
+    def certainly_noticed(self) -> float:
+        """When it ends early, if it has not ended before."""
+        return min((notice.at for notice in self.notices() if notice.certain), default=math.inf)
+
+    def judge(self, record: Record) -> Iterator[str]:
+        """What of its record is not allowed."""
+        if abs(record.started_at - self.begun) > EPSILON:
+            yield f"started_at is {record.started_at}, and its first byte was there at {self.begun}"
+        if record.headers is not None:
+            if (record.method, record.target) != (self.wire.method, self.wire.target):
+                yield f"it is recorded as {record.method} {record.target}"
+            if record.request_body_bytes > len(content_of(self.wire)):
+                yield f"{record.request_body_bytes} bytes of content were read, more than were sent"
+        if isinstance(record, Completed):
+            yield from self._judge_completed(record)
+        else:
+            yield from self._judge_abandoned(record)
+
+    def _judge_completed(self, record: Completed) -> Iterator[str]:
+        at, own = record.started_at + record.duration, self.own
+        if self.may_be_408 and record.status == 408:
+            return
+        if own.cause is not None:
+            yield f"it is Completed with {record.status}, and its handler breaks it off: {own.cause}"
+        elif record.status != own.status:
+            yield f"it is Completed with {record.status}, and not with {own.status}"
+        if at < own.at - EPSILON or (own.certain and at > own.at + EPSILON):
+            yield f"it is Completed at {at}, and its answer is due at {own.at}"
+        if at > (noticed := self.certainly_noticed) + EPSILON:
+            yield f"it is Completed at {at}, when its client was known to have left since {noticed}"
+        if (record.headers is None) != (own.at < self.head):
+            yield "headers are there without a whole head, or are not there with one"
+        if record.status < 400 and self.handler.reads and record.request_body_bytes != len(content_of(self.wire)):
+            yield f"{record.request_body_bytes} bytes of content were read, and not all {len(content_of(self.wire))}"
+
+    def _judge_abandoned(self, record: Abandoned) -> Iterator[str]:
+        status = TABLE.get((record.phase, record.cause))
+        if record.status != status:
+            yield f"its status is {record.status}, and the table says {status}"
+        if record.by != record.cause.by:
+            yield f"it was ended by the {record.cause.by}, and not by the {record.by}"
+        if not record.started_at <= record.noticed_at <= record.unwound_at:
+            yield "its times are not in order"
+        if (record.headers is None) != (record.phase is Phase.HEAD):
+            yield f"in phase {record.phase} headers are {record.headers}"
+        if (record.sent_status is not None) and record.phase not in IN_RESPONSE:
+            yield f"in phase {record.phase} it has sent {record.sent_status}"
+        allowed = [*self._allowed()]
+        if any(self._is(record, notice) for notice in allowed):
+            yield from self._judge_unwinding(record)
+        else:
+            yield (
+                f"{record.cause} in phase {record.phase}, noticed at {record.noticed_at}, is not allowed; but "
+                + ("; ".join(map(self._in_words, allowed)) or "to be completed")
+            )
+
+    def _allowed(self) -> Iterator[_Notice]:
+        """How it may end early."""
+        own = self.own
+        latest = min(self.certainly_noticed, own.at if own.certain else math.inf) + EPSILON
+        if own.cause is not None:
+            phases = IN_RESPONSE if self.streams else frozenset({Phase.HANDLER, Phase.BODY})
+            yield _Notice(own.at, own.cause, phases, or_later=not own.certain)
+        for notice in self.notices():
+            if notice.at < latest:
+                yield notice
+
+    def _is(self, record: Abandoned, notice: _Notice) -> bool:
+        # So long a FIN may stand behind bytes that nobody reads and there is no room for.
+        late = 2 * _UNREAD_FOR if self._course.blocked or len(self._script.stream) > self._service.room // 2 else 0
+        if notice.cause is not record.cause or record.noticed_at < notice.at - EPSILON:
+            return False
+        if not notice.or_later and record.noticed_at > notice.at + late + EPSILON:
+            return False
+        return record.phase in self.phases_at(record.noticed_at) & (notice.phases or frozenset(Phase))
+
+    def _in_words(self, notice: _Notice) -> str:
+        phases = self.phases_at(notice.at) & (notice.phases or frozenset(Phase))
+        return f"{notice.cause} in {' or '.join(sorted(phases)) or 'no phase'} at {notice.at}"
+
+    def _judge_unwinding(self, record: Abandoned) -> Iterator[str]:
+        """The handler: was it stopped when it is to be stopped, and only then?"""
+        noticed, outcome = record.noticed_at, record.outcome
+        if noticed < self.head - EPSILON and outcome is not Outcome.NOT_STARTED:
+            yield f"a handler is {outcome} that had no head"
+        if outcome is not Outcome.NOT_STARTED and record.phase is Phase.QUEUED:
+            if self._service.disconnect == CANCEL:
+                yield f"its handler was not to start for a client that had left, and is {outcome}"
+        if outcome is Outcome.NOT_STARTED:
+            if noticed > self.head + EPSILON:
+                yield "its handler had started, and is recorded as not_started"
+            if record.unwound_at > noticed + EPSILON:
+                yield f"a handler that has not started took until {record.unwound_at} to unwind"
+            return
+        if record.cause.by == "server" or self.may_block:
+            return
+        left = record.cause in CLIENT_LEFT
+        stopped = noticed + (self._service.disconnect.seconds if left else 0)
+        # A handler that waits for a body which will never come is told so.
+        ends = self.done if self.ready < math.inf else noticed
+        at = record.unwound_at
+        if not any(abs(at - each) < EPSILON for each in self._unwound(noticed, stopped, ends)):
+            yield f"its handler was to be stopped at {stopped}, or ended by itself at {ends}, and has unwound at {at}"
+        if stopped < min(self.waited, ends) - EPSILON and outcome is not Outcome.CANCELLED:
+            yield f"its handler was stopped at {stopped}, and is recorded as {outcome}"
+        if stopped > ends + EPSILON and outcome is Outcome.CANCELLED:
+            yield f"its handler has run on until its end, at {ends}, and is recorded as {outcome}"
+
+    def _unwound(self, noticed: float, stopped: float, ends: float) -> Iterator[float]:
+        """When a handler may have unwound that is stopped then, or ends by itself then."""
+        if stopped > ends - EPSILON:
+            yield max(ends, noticed)
+        if stopped < ends + EPSILON:
+            if not self.ready - EPSILON < stopped < self.answers + EPSILON:
+                yield stopped
+            if stopped < self.ready + EPSILON:
+                yield stopped
+            if self.ready - EPSILON < stopped < self.waited + EPSILON:
+                yield stopped + self.handler.tidies
+            if self.waited - EPSILON < stopped < self.answers + EPSILON:
+                yield max(self.answers, stopped)  # it was tidying up
+
+
+def _near(a: float, b: float) -> bool:
+    return a == b or abs(a - b) < EPSILON
+
+
+def _or_never(at: float | None) -> float:
+    return math.inf if at is None else at
+
+
+def _judge_records(script: Script, course: Course, records: Sequence[Record], service: Service) -> Iterator[str]:
+    numbers = [record.exchange_number for record in records]
+    if numbers != [*range(1, len(numbers) + 1)]:
+        yield f"the exchanges have the numbers {numbers}, and not 1, 2, 3 ..., each once"
+        return
+    free, broken, unread = course.began, math.inf, 0
+    for number, wire in enumerate(script.requests, 1):
+        if not is_right(wire):
+            return  # a server may refuse it, or not; and then nothing is understood
+        exchange = _Exchange(script, course, service, number, free=free, broken=broken, unread=unread)
+        if len(records) < number:
+            if exchange.must_be_recorded:
+                yield f"exchange {number} has no record"
+            return
+        record = records[number - 1]
+        if not exchange.may_be_recorded:
+            yield f"exchange {number} has a record, and cannot have begun: {record}"
+            return
+        wrong = [*exchange.judge(record)]
+        yield from (f"exchange {number}: {each}" for each in wrong)
+        over = isinstance(record, Abandoned) or exchange.own.is_last or record.status == 408
+        if over and len(records) > number:
+            yield f"exchange {number} was the connection's last, and there are {len(records)} records"
+        if over or wrong or (_EXPECTS.search(wire.head) and not exchange.handler.reads):
+            return
+        done = record.started_at + record.duration
+        free = max(done, exchange.whole)
+        if free > done + service.deadlines.body_stall - EPSILON:
+            return  # nobody wanted the body, and the connection is not kept for the rest of it
+        if done > exchange.left.get(Way.FIN, math.inf) - EPSILON:
+            broken = done
+        unread = exchange.unread
+    if len(records) > len(script.requests):
+        yield f"there are {len(records)} records of {len(script.requests)} requests"
+
+
+def _judge_answers(script: Script, course: Course, records: Sequence[Record], service: Service) -> Iterator[str]:
+    asked = [Asked(wire.method, "1.0" if b" HTTP/1.0\r\n" in wire.head else "1.1") for wire in script.requests]
+    try:
+        answers, rest = read_answers_before_leaving(course.received, asked)
+    except WrongAnswer as error:
+        yield str(error)
+        return
+    gone = min((at for at, way in course.left if way is not Way.HALF_CLOSE), default=math.inf)
+    for number, (answer, wire) in enumerate(zip(answers, script.requests, strict=False), 1):
+        if not is_right(wire):
+            return
+        if number > len(records):
+            yield f"answer {number} ({answer.status}) has no record"
+            return
+        record = records[number - 1]
+        for each in _answer_differs(answer, wire, record, handler_for(service, wire), course):
+            yield f"answer {number}: {each}"
+        if answer.interim and not (service.half_close is HalfClose.PROBE or _EXPECTS.search(wire.head)):
+            yield f"answer {number}: the interim responses {answer.interim} came, and nobody was to be asked"
+    whole = sum(not answer.cut for answer in answers)
+    due = sum(
+        isinstance(record, Completed) and record.started_at + record.duration < gone - EPSILON for record in records
+    )
+    if script.reads and whole < due:
+        yield f"{due} exchanges are Completed, and {whole} answers have come"
+    if rest and len(answers) >= len(records) and not rest.startswith(b"HTTP/1.1 100"):
+        yield f"behind the last answer has come {rest[:60]!r}"
+    yield from _end_differs(script, course, records, service, answers)
+
+
+def _answer_differs(answer: RawAnswer, wire: Wire, record: Record, handler: Handler, course: Course) -> Iterator[str]:
+    # Without a length, an answer lasts until the server's FIN: before that, or if a RST comes, it is not whole.
+    says_length = bool(answer.all("content-length") or answer.all("transfer-encoding"))
+    ended = None if course.ended is None else course.ended[1]
+    whole = not answer.cut and (says_length or wire.method == "HEAD" or ended is Way.FIN)
+    if isinstance(record, Completed):
+        if answer.status != record.status:
+            yield f"its status is {answer.status}, and its record says {record.status}"
+        if not whole and ended is not None:
+            yield "it is cut, and its record says that it is Completed"
+    else:
+        if answer.status != record.sent_status:
+            yield f"its status is {answer.status}, and its record says {record.sent_status} for what was sent"
+        if whole:
+            yield "it is whole, and its record says that it is Abandoned"
+    if answer.status < 400 and wire.method != "HEAD":
+        content = handler.answer_to(content_of(wire))
+        if answer.content != (content if whole else content[: len(answer.content)]):
+            yield f"its content is {answer.content[:40]!r} ({len(answer.content)} bytes), and not its handler's"
+
+
+def _end_differs(
+    script: Script, course: Course, records: Sequence[Record], service: Service, answers: Sequence[RawAnswer]
+) -> Iterator[str]:
+    """A connection is kept until somebody says otherwise (RFC 9112 §9.3)."""
+    if not (answers and script.reads and len(answers) == len(records)) or answers[-1].cut:
+        return
+    last, wire = records[-1], script.requests[len(answers) - 1]
+    if not isinstance(last, Completed) or not all(map(is_right, script.requests)):
+        return
+    done = last.started_at + last.duration
+    stays = min((at for at, _ in course.left), default=math.inf)
+    if answers[-1].closes:
+        if course.ended is None and stays > done + service.deadlines.linger + EPSILON:
+            yield "the last answer announces the connection's end, and it has not ended"
+    elif course.ended is not None and course.ended[0] < min(stays, done + service.deadlines.idle) - EPSILON:
+        if handler_for(service, wire).reads or not wire.body:
+            yield f"the last answer keeps the connection, and it has ended at {course.ended[0]}"
+
+
+# Requests as the model understands them
+
+_FIELD = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[ \t]*(?:[!-~]+(?:[ \t]+[!-~]+)*)?[ \t]*\r\n"
+_HEAD = re.compile(
+    rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH) /[!$-;=?-Z_a-z~]* HTTP/1\.[01]\r\n(?:" + _FIELD + rb")*\r\n"
+)
+_HOST = re.compile(rb"\r\nhost:[ \t]*[a-z0-9.-]+(?::[0-9]+)?[ \t]*(?=\r\n)", re.IGNORECASE)
+_ANY_HOST = re.compile(rb"\r\nhost:", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,15})[ \t]*(?=\r\n)", re.IGNORECASE)
+_ANY_LENGTH = re.compile(rb"\r\n(?:content-length|transfer-encoding|upgrade|trailer):", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*(?=\r\n)", re.IGNORECASE)
+_EXPECTS = re.compile(rb"\r\nexpect:", re.IGNORECASE)
+_CLOSE = re.compile(rb"\r\nconnection:[ \t]*close[ \t]*(?=\r\n)", re.IGNORECASE)
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
+
+
+def is_right(wire: Wire) -> bool:
+    """True if this is a plain request that every server has to serve. What is not plain may be right all the same."""
+    hosts = len(_ANY_HOST.findall(wire.head))
+    if not _HEAD.fullmatch(wire.head) or hosts > 1 or hosts != len(_HOST.findall(wire.head)):
+        return False
+    if not hosts and b" HTTP/1.1\r\n" in wire.head:
+        return False
+    return _framed(wire) is not None
+
+
+def content_of(wire: Wire) -> bytes:
+    """The content of a request, without chunk framing; of one that is not right, what follows its head."""
+    content = _framed(wire)
+    return wire.body if content is None else content
+
+
+def _framed(wire: Wire) -> bytes | None:
+    """The content of a request whose framing is right; None if it is not."""
+    framings = len(_ANY_LENGTH.findall(wire.head))
+    if _CHUNKED.search(wire.head) and framings == 1 and b" HTTP/1.1\r\n" in wire.head:
+        return _dechunked(wire.body)
+    length = _LENGTH.search(wire.head)
+    if framings != (length is not None) or len(wire.body) != (int(length[1]) if length else 0):
+        return None
+    return wire.body
+
+
+def _dechunked(body: bytes) -> bytes | None:
+    content, at = b"", 0
+    while match := _CHUNK.match(body, at):
+        size, begin = int(match[1], 16), match.end()
+        at = begin + size + 2
+        if body[begin + size : at] != b"\r\n":
+            return None
+        if not size:
+            return content if at == len(body) else None
+        content += body[begin : begin + size]
+    return None
+
+
+_NOWHERE = Handler(reads=False, status=404)
+_NOT_ALLOWED = Handler(reads=False, status=405)
+
+
+def handler_for(service: Service, wire: Wire) -> Handler:
+    """What becomes of a request: its handler, or one that stands for there being none."""
+    if wire.target not in service.handlers:
+        return _NOWHERE
+    return service.handlers[wire.target] if wire.method in {"GET", "HEAD", "POST"} else _NOT_ALLOWED

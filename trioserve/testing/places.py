@@ -105,8 +105,7 @@ def place_of(frame: FrameType) -> Place:
 
 def place_in_thread(function: Callable[..., Any]) -> Place | None:
     """Where the user's plain function begins that `function`, which a worker thread is to run, calls."""
-    nonlocals = inspect.getclosurevars(function).nonlocals.values() if inspect.isfunction(function) else ()
-    for candidate in (function, *nonlocals):
+    for candidate in (function, *inspect.getclosurevars(function).nonlocals.values()):
         called = inspect.unwrap(candidate) if callable(candidate) else candidate
         while isinstance(called, functools.partial):
             called = called.func
