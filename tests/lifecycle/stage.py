@@ -15,7 +15,7 @@ import inspect
 import math
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -338,8 +338,11 @@ class SecureClient(Client):
         super().__init__(tls.below)
         self._tls = tls
 
-    async def send(self, data: bytes) -> None:
-        await self._tls.send_all(data)
+    async def send(self, data: bytes, *, pieces: Sequence[int] = ()) -> None:
+        for size in pieces or [max(len(data), 1)]:
+            piece, data = data[:size], data[size:]
+            await self._tls.send_all(piece)
+        assert not data, "over TLS each piece is given its size"
 
     def send_nowait(self, data: bytes) -> int:
         return self._tls.send_nowait(data)

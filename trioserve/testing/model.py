@@ -5,7 +5,7 @@ departure is, in which phase, and when EOF is none), what was sent when, and wha
 described. Where two things happen in the same moment, either may come first, so it answers with a set.
 
 * `allowed_after_leaving` knows nothing of the handler: it is for one exchange of one client, who leaves at a point.
-* `breaches` and `check` know a whole script, how it went, and what its handlers do (`Service`). They foresee for each
+* `breaches` and `check_script` know a whole script, how it went, and what its handlers do (`Service`). They foresee for each
   exchange when its head and its body were there, when its handler answers, and when its client's departure is noticed;
   what comes first, decides. Where somebody has to wait for room, because so much is sent or so little is read, they
   foresee less exactly.
@@ -27,7 +27,7 @@ from trioserve.core.lifecycle import CANCEL, CLIENT_LEFT, Cause, HalfClose, Outc
 from trioserve.core.limits import Deadlines
 from trioserve.core.records import Abandoned, Completed, Record
 from trioserve.core.status import TABLE
-from trioserve.testing.answers import Asked, RawAnswer, WrongAnswer, read_answers_before_leaving
+from trioserve.testing.answers import GET, Asked, RawAnswer, WrongAnswer, read_answers_before_leaving
 from trioserve.testing.handlers import Handler, Service
 from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Point, ResponseBytes, Way
 from trioserve.testing.scripts import Course, Script
@@ -140,7 +140,7 @@ class _Case(NamedTuple):
 
     @property
     def awaits_continue(self) -> bool:
-        return re.search(rb"\r\nexpect:[ \t]*100-continue[ \t]*\r\n", self.wire.head, re.IGNORECASE) is not None
+        return _EXPECTS.search(self.wire.head) is not None
 
     @property
     def can_be_probed(self) -> bool:
@@ -237,7 +237,7 @@ class ModelBroken(AssertionError):
     """A server did what the design does not allow; the text says what, and how to play it again."""
 
 
-def check(script: Script, course: Course, records: Sequence[Record], service: Service) -> None:
+def check_script(script: Script, course: Course, records: Sequence[Record], service: Service) -> None:
     """See that nothing came of a script but what the design allows.
 
     Args:
@@ -252,7 +252,7 @@ def check(script: Script, course: Course, records: Sequence[Record], service: Se
 
 
 def breaches(script: Script, course: Course, records: Sequence[Record], service: Service) -> list[str]:
-    """What of this the design does not allow, in words; none if all is well. As `check`."""
+    """What of this the design does not allow, in words; none if all is well. As `check_script`."""
     return [*_judge_records(script, course, records, service)] or [*_judge_answers(script, course, records, service)]
 
 
@@ -338,6 +338,11 @@ class _Exchange:
     def _is_last(self) -> bool:
         """True if the answer ends the connection (RFC 9112 §9.3). One of HTTP/1.0 is not kept, whatever it says."""
         return b" HTTP/1.0\r\n" in self.wire.head or _CLOSE.search(self.wire.head) is not None
+
+    @property
+    def may_be_last(self) -> bool:
+        """True if its client has asked whether to send a body that nobody wanted: it may send it, or not."""
+        return _EXPECTS.search(self.wire.head) is not None and not self.handler.reads
 
     def _body_is_too_slow(self) -> float:
         """When the handler's patience with its body ends, if it does.
@@ -519,17 +524,21 @@ class _Exchange:
         noticed, outcome = record.noticed_at, record.outcome
         if noticed < self.head - EPSILON and outcome is not Outcome.NOT_STARTED:
             yield f"a handler is {outcome} that had no head"
-        if outcome is not Outcome.NOT_STARTED and record.phase is Phase.QUEUED:
-            if self._service.disconnect == CANCEL:
-                yield f"its handler was not to start for a client that had left, and is {outcome}"
-        if outcome is Outcome.NOT_STARTED:
-            if noticed > self.head + EPSILON:
-                yield "its handler had started, and is recorded as not_started"
-            if record.unwound_at > noticed + EPSILON:
-                yield f"a handler that has not started took until {record.unwound_at} to unwind"
-            return
-        if record.cause.by == "server" or self.may_block:
-            return
+        if outcome is Outcome.NOT_STARTED and noticed > self.head + EPSILON:
+            yield "its handler had started, and is recorded as not_started"
+        elif outcome is Outcome.NOT_STARTED and record.unwound_at > noticed + EPSILON:
+            yield f"a handler that has not started took until {record.unwound_at} to unwind"
+        elif record.phase is Phase.QUEUED and outcome is not Outcome.NOT_STARTED and self._stops_at_once:
+            yield f"its handler was not to start for a client that had left, and is {outcome}"
+        if outcome is not Outcome.NOT_STARTED and record.cause.by == "client" and not self.may_block:
+            yield from self._judge_stopping(record)
+
+    @property
+    def _stops_at_once(self) -> bool:
+        return self._service.disconnect == CANCEL
+
+    def _judge_stopping(self, record: Abandoned) -> Iterator[str]:
+        noticed, outcome = record.noticed_at, record.outcome
         left = record.cause in CLIENT_LEFT
         stopped = noticed + (self._service.disconnect.seconds if left else 0)
         # A handler that waits for a body which will never come is told so.
@@ -570,39 +579,44 @@ def _judge_records(script: Script, course: Course, records: Sequence[Record], se
     if numbers != [*range(1, len(numbers) + 1)]:
         yield f"the exchanges have the numbers {numbers}, and not 1, 2, 3 ..., each once"
         return
+    if len(numbers) > len(script.requests):
+        yield f"there are {len(numbers)} records of {len(script.requests)} requests"
+        return
     free, broken, unread = course.began, math.inf, 0
     for number, wire in enumerate(script.requests, 1):
         if not is_right(wire):
             return  # a server may refuse it, or not; and then nothing is understood
         exchange = _Exchange(script, course, service, number, free=free, broken=broken, unread=unread)
-        if len(records) < number:
-            if exchange.must_be_recorded:
-                yield f"exchange {number} has no record"
-            return
-        record = records[number - 1]
-        if not exchange.may_be_recorded:
-            yield f"exchange {number} has a record, and cannot have begun: {record}"
-            return
-        wrong = [*exchange.judge(record)]
+        record = records[number - 1] if number <= len(records) else None
+        wrong = [*_judge_record(exchange, record)]
         yield from (f"exchange {number}: {each}" for each in wrong)
-        over = isinstance(record, Abandoned) or exchange.own.is_last or record.status == 408
-        if over and len(records) > number:
-            yield f"exchange {number} was the connection's last, and there are {len(records)} records"
-        if over or wrong or (_EXPECTS.search(wire.head) and not exchange.handler.reads):
+        if wrong or not isinstance(record, Completed):
+            if not wrong and number < len(records):
+                yield f"exchange {number} was abandoned, and there are {len(records)} records"
             return
         done = record.started_at + record.duration
         free = max(done, exchange.whole)
-        if free > done + service.deadlines.body_stall - EPSILON:
-            return  # nobody wanted the body, and the connection is not kept for the rest of it
-        if done > exchange.left.get(Way.FIN, math.inf) - EPSILON:
-            broken = done
+        if exchange.own.is_last or record.status == 408:
+            if number < len(records):
+                yield f"exchange {number} was the connection's last, and there are {len(records)} records"
+            return
+        if exchange.may_be_last or free > done + service.deadlines.body_stall - EPSILON:
+            return  # nobody wanted the body, and the connection may not be kept for the rest of it
+        broken = done if done > exchange.left.get(Way.FIN, math.inf) - EPSILON else math.inf
         unread = exchange.unread
-    if len(records) > len(script.requests):
-        yield f"there are {len(records)} records of {len(script.requests)} requests"
+
+
+def _judge_record(exchange: _Exchange, record: Record | None) -> Iterator[str]:
+    if record is not None and exchange.may_be_recorded:
+        yield from exchange.judge(record)
+    elif record is not None:
+        yield f"it has a record, and cannot have begun: {record}"
+    elif exchange.must_be_recorded:
+        yield "it has no record"
 
 
 def _judge_answers(script: Script, course: Course, records: Sequence[Record], service: Service) -> Iterator[str]:
-    asked = [Asked(wire.method, "1.0" if b" HTTP/1.0\r\n" in wire.head else "1.1") for wire in script.requests]
+    asked = [_asked(wire, records[at] if at < len(records) else None) for at, wire in enumerate(script.requests)]
     try:
         answers, rest = read_answers_before_leaving(course.received, asked)
     except WrongAnswer as error:
@@ -629,6 +643,15 @@ def _judge_answers(script: Script, course: Course, records: Sequence[Record], se
     if rest and len(answers) >= len(records) and not rest.startswith(b"HTTP/1.1 100"):
         yield f"behind the last answer has come {rest[:60]!r}"
     yield from _end_differs(script, course, records, service, answers)
+
+
+def _asked(wire: Wire, record: Record | None) -> Asked:
+    """What a request asks for; of one that is not right, what the server has understood."""
+    if is_right(wire):
+        return Asked(wire.method, "1.0" if b" HTTP/1.0\r\n" in wire.head else "1.1")
+    if record is None:
+        return GET
+    return Asked(record.method or "GET", record.http_version or "1.1")
 
 
 def _answer_differs(answer: RawAnswer, wire: Wire, record: Record, handler: Handler, course: Course) -> Iterator[str]:
@@ -666,9 +689,12 @@ def _end_differs(
     if answers[-1].closes:
         if course.ended is None and stays > done + service.deadlines.linger + EPSILON:
             yield "the last answer announces the connection's end, and it has not ended"
-    elif course.ended is not None and course.ended[0] < min(stays, done + service.deadlines.idle) - EPSILON:
-        if handler_for(service, wire).reads or not wire.body:
-            yield f"the last answer keeps the connection, and it has ended at {course.ended[0]}"
+    elif (
+        course.ended is not None
+        and course.ended[0] < min(stays, done + service.deadlines.idle) - EPSILON
+        and (handler_for(service, wire).reads or not wire.body)
+    ):
+        yield f"the last answer keeps the connection, and it has ended at {course.ended[0]}"
 
 
 # Requests as the model understands them
@@ -682,7 +708,8 @@ _ANY_HOST = re.compile(rb"\r\nhost:", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,15})[ \t]*(?=\r\n)", re.IGNORECASE)
 _ANY_LENGTH = re.compile(rb"\r\n(?:content-length|transfer-encoding|upgrade|trailer):", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*(?=\r\n)", re.IGNORECASE)
-_EXPECTS = re.compile(rb"\r\nexpect:", re.IGNORECASE)
+_EXPECTS = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*(?=\r\n)", re.IGNORECASE)
+_ANY_EXPECTS = re.compile(rb"\r\nexpect:", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection:[ \t]*close[ \t]*(?=\r\n)", re.IGNORECASE)
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 
@@ -690,9 +717,13 @@ _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 def is_right(wire: Wire) -> bool:
     """True if this is a plain request that every server has to serve. What is not plain may be right all the same."""
     hosts = len(_ANY_HOST.findall(wire.head))
+    if len(wire.head) > 4000:
+        return False  # there are limits
     if not _HEAD.fullmatch(wire.head) or hosts > 1 or hosts != len(_HOST.findall(wire.head)):
         return False
     if not hosts and b" HTTP/1.1\r\n" in wire.head:
+        return False
+    if len(_ANY_EXPECTS.findall(wire.head)) != len(_EXPECTS.findall(wire.head)):
         return False
     return _framed(wire) is not None
 

@@ -1,8 +1,8 @@
 """Strategies for Hypothesis: requests, how they are cut, what clients do, whole connections, and several at once.
 
 They are composed of each other, and each takes what it is composed of as arguments: `connections(requests(["/x"]))`.
-What they give is data (`Wire`, `Script`, `Handler` ...) whose repr is code. They shrink to few requests without content,
-sent in one piece, by a client that stays and reads.
+What they give is data (`Wire`, `Script`, `Handler` ...) whose repr is code. They shrink to few requests without
+content, sent in one piece, by a client that stays and reads.
 
 trio schedules the same way in each run under Hypothesis, so in memory and in virtual time what fails shrinks and can be
 played again: by the script that the failure shows, or by `@reproduce_failure`, which Hypothesis prints with
