@@ -10,11 +10,35 @@ import typing
 from trioserve.testing.answers import Asked, RawAnswer, WrongAnswer, read_answers, read_answers_before_leaving
 from trioserve.testing.clock import VirtualClock, run
 from trioserve.testing.facts import Cut, Ending, Wait
+from trioserve.testing.handlers import (
+    Handler,
+    Marks,
+    Service,
+)
 from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Point, ResponseBytes, Way
-from trioserve.testing.model import Allowed, allowed_after_leaving
+from trioserve.testing.model import (
+    Allowed,
+    ModelBroken,
+    allowed_after_leaving,
+    breaches,
+    check_script,
+)
 from trioserve.testing.peer import Left, Peer
 from trioserve.testing.places import Place
 from trioserve.testing.records import Records
+from trioserve.testing.scripts import (
+    Course,
+    Leave,
+    Pause,
+    Reach,
+    Read,
+    Script,
+    Send,
+    Stay,
+    Visit,
+    play_script,
+    play_scripts,
+)
 from trioserve.testing.served import Served, served
 from trioserve.testing.server import MemoryServer, memory_server
 from trioserve.testing.transport import MemoryPeer, MemoryTransport, memory_connection
@@ -30,31 +54,48 @@ __all__ = [
     "Asked",
     "BodyBytes",
     "Checkpoint",
+    "Course",
     "Cut",
     "Ending",
+    "Handler",
     "HeadBytes",
+    "Leave",
     "Left",
+    "Marks",
     "MemoryPeer",
     "MemoryServer",
     "MemoryTransport",
+    "ModelBroken",
+    "Pause",
     "Peer",
     "Place",
     "Point",
     "RawAnswer",
+    "Reach",
+    "Read",
     "Records",
     "ResponseBytes",
+    "Script",
+    "Send",
     "Served",
+    "Service",
+    "Stay",
     "SwallowedTooOften",
     "TestClient",
     "VirtualClock",
+    "Visit",
     "Wait",
     "Watch",
     "Way",
     "Wire",
     "WrongAnswer",
     "allowed_after_leaving",
+    "breaches",
+    "check_script",
     "memory_connection",
     "memory_server",
+    "play_script",
+    "play_scripts",
     "read_answers",
     "read_answers_before_leaving",
     "run",

@@ -5,10 +5,10 @@ departure is, in which phase, and when EOF is none), what was sent when, and wha
 described. Where two things happen in the same moment, either may come first, so it answers with a set.
 
 * `allowed_after_leaving` knows nothing of the handler: it is for one exchange of one client, who leaves at a point.
-* `breaches` and `check_script` know a whole script, how it went, and what its handlers do (`Service`). They foresee for each
-  exchange when its head and its body were there, when its handler answers, and when its client's departure is noticed;
-  what comes first, decides. Where somebody has to wait for room, because so much is sent or so little is read, they
-  foresee less exactly.
+* `breaches` and `check_script` know a whole script, how it went, and what its handlers do (`Service`). They foresee for
+  each exchange when its head and its body were there, when its handler answers, and when its client's departure is
+  noticed; what comes first, decides. Where somebody has to wait for room, because so much is sent or so little is read,
+  they foresee less exactly.
 
 What the second does not know: queues and limits of any kind, handlers' deadlines, drains, and requests that are not
 plain (`is_right`); from such a request on it allows everything.
@@ -26,14 +26,12 @@ from trioserve.core.application import Rules
 from trioserve.core.lifecycle import CANCEL, CLIENT_LEFT, Cause, HalfClose, Outcome, Phase
 from trioserve.core.limits import Deadlines
 from trioserve.core.records import Abandoned, Completed, Record
-from trioserve.core.status import TABLE
+from trioserve.core.status import TABLE, Cell
 from trioserve.testing.answers import GET, Asked, RawAnswer, WrongAnswer, read_answers_before_leaving
 from trioserve.testing.handlers import Handler, Service
 from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Point, ResponseBytes, Way
 from trioserve.testing.scripts import Course, Script
 from trioserve.testing.wire import Wire
-
-Ending = tuple[Phase, Cause]
 
 HANDLED = frozenset({Phase.BODY, Phase.HANDLER, Phase.RESPONSE_HEAD, Phase.RESPONSE_BODY})
 """Phases in which a handler may be running."""
@@ -44,7 +42,7 @@ IN_RESPONSE = frozenset({Phase.RESPONSE_HEAD, Phase.RESPONSE_BODY})
 class Allowed(NamedTuple):
     """How one exchange may have ended."""
 
-    endings: frozenset[Ending]
+    endings: frozenset[Cell]
     """Those of an `Abandoned`: its phase and cause."""
 
     may_complete: bool
@@ -147,7 +145,7 @@ class _Case(NamedTuple):
         """HTTP/1.0 knows no interim responses (RFC 9110 §15.2)."""
         return self.half_close is HalfClose.PROBE and b" HTTP/1.1\r\n" in self.wire.head
 
-    def in_head(self) -> Iterator[Ending]:
+    def in_head(self) -> Iterator[Cell]:
         """How it ends where the head is not whole: no policy is asked, since nobody waits for an answer."""
         match self.way:
             case Way.FIN | Way.HALF_CLOSE:
@@ -172,7 +170,7 @@ class _Case(NamedTuple):
             case Way.VANISH:
                 return {Cause.VANISHED, Cause.READ_TIMEOUT}
 
-    def ends(self, phases: set[Phase], *, whole: bool) -> Iterator[Ending]:
+    def ends(self, phases: set[Phase], *, whole: bool) -> Iterator[Cell]:
         """How it ends where the head is whole and the exchange may be in these phases; `whole`: all of the body was
         sent before.
         """
@@ -182,7 +180,7 @@ class _Case(NamedTuple):
             if phase in IN_RESPONSE and not self.reads:
                 yield phase, Cause.WRITE_TIMEOUT
 
-    def _left(self, phase: Phase, *, whole: bool) -> Iterator[Ending]:
+    def _left(self, phase: Phase, *, whole: bool) -> Iterator[Cell]:
         """The client's departure."""
         match self.way:
             case Way.RESET:
@@ -209,7 +207,7 @@ class _Case(NamedTuple):
         """True if a client that has closed may answer something with a RST, or has left something unread."""
         return phase in IN_RESPONSE or self.awaits_continue or self.can_be_probed
 
-    def _given_up(self, phase: Phase) -> Iterator[Ending]:
+    def _given_up(self, phase: Phase) -> Iterator[Cell]:
         """The server's own ends, where the departure does not come first."""
         deadline = self.deadlines.handler if self.rules.deadline is None else self.rules.deadline
         if deadline < math.inf and phase is not Phase.QUEUED:
