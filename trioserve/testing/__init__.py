@@ -26,6 +26,7 @@ from trioserve.testing.model import (
 from trioserve.testing.peer import Left, Peer
 from trioserve.testing.places import Place
 from trioserve.testing.records import Records
+from trioserve.testing.residue import Residue, left
 from trioserve.testing.scripts import (
     Course,
     Leave,
@@ -74,6 +75,7 @@ __all__ = [
     "Reach",
     "Read",
     "Records",
+    "Residue",
     "ResponseBytes",
     "Script",
     "Send",
@@ -92,6 +94,7 @@ __all__ = [
     "allowed_after_leaving",
     "breaches",
     "check_script",
+    "left",
     "memory_connection",
     "memory_server",
     "play_script",

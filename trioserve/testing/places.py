@@ -73,28 +73,37 @@ _TRIOSERVE = _folder(trioserve.__file__)
 _STANDARD_LIBRARY = ("<frozen ", _folder(contextlib.__file__))
 
 
-def await_stack(awaitable: Any) -> Iterator[FrameType]:
-    """The frames of a coroutine that waits, and of all that it waits for; outermost first.
+def await_chain(awaitable: Any) -> Iterator[Any]:
+    """A coroutine that waits and all that it waits for, of what has frames: coroutines, generators, async generators.
 
     It must not be running.
     """
     while awaitable is not None:
-        if hasattr(awaitable, "cr_frame"):
-            frame, awaitable = awaitable.cr_frame, awaitable.cr_await
-        elif hasattr(awaitable, "gi_frame"):
-            frame, awaitable = awaitable.gi_frame, awaitable.gi_yieldfrom
-        elif hasattr(awaitable, "ag_frame"):
-            frame, awaitable = awaitable.ag_frame, awaitable.ag_await
+        for name, inner in _INNER.items():
+            if hasattr(awaitable, name):
+                yield awaitable
+                awaitable = getattr(awaitable, inner)
+                break
         else:
             # What stands between: `asend`, `athrow` and `aclose` of an async generator, a coroutine's `__await__`. They
             # do not say what they are for, but the garbage collector knows.
             referents = gc.get_referents(awaitable)
             awaitable = next((each for each in referents if isinstance(each, _WITH_FRAMES)), None)
-            continue
+
+
+def await_stack(awaitable: Any) -> Iterator[FrameType]:
+    """The frames of a coroutine that waits, and of all that it waits for; outermost first.
+
+    It must not be running.
+    """
+    for each in await_chain(awaitable):
+        frame = getattr(each, "cr_frame", None) or getattr(each, "gi_frame", None) or getattr(each, "ag_frame", None)
         if frame is not None:
             yield frame
 
 
+# Where a thing with frames has its frame, and what it waits for.
+_INNER = {"cr_frame": "cr_await", "gi_frame": "gi_yieldfrom", "ag_frame": "ag_await"}
 _WITH_FRAMES = (CoroutineType, GeneratorType, AsyncGeneratorType)
 
 

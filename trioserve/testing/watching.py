@@ -45,7 +45,7 @@ from trioserve.core.messages import RequestHead
 from trioserve.testing.cleanups import cleanup_of, closes_all_the_same
 from trioserve.testing.driving import Driven, followed
 from trioserve.testing.facts import Cut, Ending, Wait, leaves
-from trioserve.testing.places import WRITTEN, Place, Whose, await_stack, place_in_thread, place_of, whose
+from trioserve.testing.places import WRITTEN, Place, Whose, await_chain, await_stack, place_in_thread, place_of, whose
 
 MOST_CUTS = 100
 """How often a task may be cut after the first time, before the watch ends it: no clean-up has so many awaits."""
@@ -177,7 +177,9 @@ class _Follower:
         if self._dismissed or sent is None or (reason := self.progress.exchange.cancelled_for) is None:
             return sent
         self._waits += 1
-        if not self._shielded and (_delivers(sent, reason) or self._comes_out_of_nursery(coroutine)):
+        if not self._shielded and (
+            _delivers(sent, reason) or (not self.met and self._comes_from_elsewhere(coroutine, sent, reason))
+        ):
             self._note_cut(list(_stack(coroutine)))
         if self._cuts > MOST_CUTS or self._waits > MOST_WAITS:
             return self._end(coroutine)
@@ -222,17 +224,19 @@ class _Follower:
             )
         )
 
-    def _comes_out_of_nursery(self, coroutine: Coroutine[Any, Any, Any]) -> bool:
-        """True if it has waited for a nursery's tasks, and the cancellation comes to it through them.
+    def _comes_from_elsewhere(self, coroutine: Coroutine[Any, Any, Any], sent: Any, reason: str) -> bool:
+        """True if the cancellation comes out of this wait though trio has not delivered it there.
 
-        The tasks of a nursery are cut, and it is not; but what they end by is raised where the nursery is left.
+        A thread was asked to end, and ended by it. Or the tasks of a nursery were cut: trio lets the nursery's own wait
+        be, but what the tasks ended by is raised where it is left.
         """
+        if isinstance(sent, outcome.Value) and _delivers(sent.value, reason):
+            return True
         nurseries = self._task.child_nurseries
         return (
-            not self.met
-            and bool(nurseries)
+            bool(nurseries)
             and nurseries[-1] in self.progress.cut
-            and any(frame.f_code is _nursery_exit() for frame in _innermost(coroutine, 5))
+            and any(frame.f_code is _nursery_exit() for frame in list(await_stack(coroutine))[-5:])
         )
 
     def _note_cut(self, frames: list[FrameType]) -> None:
@@ -265,16 +269,17 @@ class _Follower:
         error = SwallowedTooOften(f"{self._name} was cancelled and goes on and on; let trio.Cancelled pass")
         if self._forced <= MOST_FORCED:
             return outcome.Error(error)
+        parts = list(await_chain(coroutine))
         try:
             coroutine.close()
-        except RuntimeError:
-            _UNENDING.append(coroutine)
+        except RuntimeError:  # it has swallowed that too, and waits again
+            _UNENDING.extend(parts)
         self.ended(error)
         raise error
 
 
 # Coroutines that cannot be ended. Were they let go, Python would try once more, and complain.
-_UNENDING: list[Coroutine[Any, Any, Any]] = []
+_UNENDING: list[Any] = []
 
 
 def _stack(coroutine: Coroutine[Any, Any, Any]) -> Iterator[FrameType]:
@@ -285,10 +290,6 @@ def _stack(coroutine: Coroutine[Any, Any, Any]) -> Iterator[FrameType]:
             source = frame.f_locals["source"]
             if getattr(source, "ag_frame", None) is not None and not source.ag_running:
                 yield source.ag_frame
-
-
-def _innermost(coroutine: Coroutine[Any, Any, Any], number: int) -> list[FrameType]:
-    return list(await_stack(coroutine))[-number:]
 
 
 def _running() -> list[FrameType]:
@@ -344,9 +345,7 @@ def _nursery_exit() -> Any:
 
 
 def _delivers(sent: Any, reason: str) -> bool:
-    """True if what a wait ends with is this cancellation, or a thread's function that has met it."""
-    if isinstance(sent, outcome.Value):
-        sent = sent.value
+    """True if what a wait ends with is this cancellation."""
     return isinstance(sent, outcome.Error) and _is_ours(sent.error, reason)
 
 
