@@ -335,7 +335,6 @@ class Server:
         if not needs_opening(address):
             self.start(transport)
             return
-        assert self._connections is not None, "connections run only while the server does"
         if self._is_ending:
             transport.close()
             return
@@ -343,7 +342,7 @@ class Server:
         # A proxy counts for nobody, and whom it speaks for is not known yet.
         self._living[opening] = None if address.proxy_protocol else self._crowd.came(transport.client)
         self._context.idle.add(opening)
-        self._connections.start_soon(self._open, opening, address)
+        self.connections.start_soon(self._open, opening, address)
 
     async def _open(self, opening: Opening, address: Address) -> None:
         async def run() -> None:
@@ -369,13 +368,18 @@ class Server:
         return True
 
     @property
+    def connections(self) -> trio.Nursery:
+        """Where connections run, each to its end: until the hooks of its last exchange were called."""
+        assert self._connections is not None, "connections run only while the server does"
+        return self._connections
+
+    @property
     def _is_ending(self) -> bool:
         return self._over.is_set() or self._starting.cancel_called
 
     def start(self, transport: Transport) -> None:
         """Serve a transport as a connection."""
-        connections = self._connections
-        assert connections is not None, "connections run only while the server does"
+        connections = self.connections
         if self._is_ending:
             transport.close()
             return

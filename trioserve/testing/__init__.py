@@ -25,7 +25,9 @@ from trioserve.testing.model import (
 )
 from trioserve.testing.peer import Left, Peer
 from trioserve.testing.places import Place
+from trioserve.testing.points import Tally, leave_at_every_point
 from trioserve.testing.records import Records
+from trioserve.testing.report import LeftAMess
 from trioserve.testing.residue import Residue, left
 from trioserve.testing.scripts import (
     Course,
@@ -63,6 +65,7 @@ __all__ = [
     "Leave",
     "Left",
     "Marks",
+    "LeftAMess",
     "MemoryPeer",
     "MemoryServer",
     "MemoryTransport",
@@ -83,6 +86,7 @@ __all__ = [
     "Service",
     "Stay",
     "SwallowedTooOften",
+    "Tally",
     "TestClient",
     "VirtualClock",
     "Visit",
@@ -95,6 +99,7 @@ __all__ = [
     "breaches",
     "check_script",
     "left",
+    "leave_at_every_point",
     "memory_connection",
     "memory_server",
     "play_script",

@@ -103,7 +103,11 @@ def allowed_after_leaving(
                 phases &= IN_RESPONSE
             if case.is_refused:
                 phases.add(Phase.QUEUED)  # whoever answers it is no handler
-            return Allowed(frozenset(case.ends(phases, whole=False)), may_complete=True, may_be_unrecorded=False)
+            endings = set(case.ends(phases, whole=False))
+            if isinstance(point, ResponseBytes):
+                # What was received may be what the server said when it gave up, in whatever phase that was.
+                endings |= {end for phase in HANDLED for end in case.given_up(phase)}
+            return Allowed(frozenset(endings), may_complete=True, may_be_unrecorded=False)
     raise TypeError(f"{point!r} is no point; give HeadBytes, BodyBytes, Checkpoint or ResponseBytes")
 
 
@@ -176,7 +180,7 @@ class _Case(NamedTuple):
         """
         for phase in phases:
             yield from self._left(phase, whole=whole)
-            yield from self._given_up(phase)
+            yield from self.given_up(phase)
             if phase in IN_RESPONSE and not self.reads:
                 yield phase, Cause.WRITE_TIMEOUT
 
@@ -207,7 +211,7 @@ class _Case(NamedTuple):
         """True if a client that has closed may answer something with a RST, or has left something unread."""
         return phase in IN_RESPONSE or self.awaits_continue or self.can_be_probed
 
-    def _given_up(self, phase: Phase) -> Iterator[Cell]:
+    def given_up(self, phase: Phase) -> Iterator[Cell]:
         """The server's own ends, where the departure does not come first."""
         deadline = self.deadlines.handler if self.rules.deadline is None else self.rules.deadline
         if deadline < math.inf and phase is not Phase.QUEUED:

@@ -114,7 +114,8 @@ def place_of(frame: FrameType) -> Place:
 
 def place_in_thread(function: Callable[..., Any]) -> Place | None:
     """Where the user's plain function begins that `function`, which a worker thread is to run, calls."""
-    for candidate in (function, *inspect.getclosurevars(function).nonlocals.values()):
+    nonlocals = inspect.getclosurevars(function).nonlocals.values() if inspect.isfunction(function) else ()
+    for candidate in (function, *nonlocals):
         called = inspect.unwrap(candidate) if callable(candidate) else candidate
         while isinstance(called, functools.partial):
             called = called.func

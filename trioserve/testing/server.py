@@ -31,6 +31,7 @@ class MemoryServer:
         send_buffer: int = SEND_BUFFER,
         window: int = WINDOW,
         segment: int | None = None,
+        response_room: int | None = None,
     ) -> MemoryPeer:
         """A new client.
 
@@ -38,6 +39,7 @@ class MemoryServer:
             address: where it is as if it had connected: what that asks for (TLS, a PROXY protocol header) comes first.
             send_buffer, window: bytes, for each direction: a small window makes the server's sends block.
             segment: bytes of one receive or send at the most, on either side: a small one makes reads and writes short.
+            response_room: bytes, at least 2, on the way from the server to the client, in all: so that its sends block.
         """
         peer, transport = memory_connection(
             self._server.new_spool(),
@@ -46,9 +48,15 @@ class MemoryServer:
             send_buffer=send_buffer,
             window=window,
             segment=segment,
+            response_room=response_room,
         )
         self._server.open(transport, address or _IN_THE_CLEAR)
         return peer
+
+    @property
+    def connections(self) -> trio.Nursery:
+        """Where connections run, each to its end: until the hooks of its last exchange were called."""
+        return self._server.connections
 
     async def drain(self) -> None:
         """As a server drains that nobody has to be told of: without `Deadlines.drain_delay`, and without waiting for

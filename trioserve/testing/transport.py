@@ -490,6 +490,7 @@ def memory_connection(
     send_buffer: int = SEND_BUFFER,
     window: int = WINDOW,
     segment: int | None = None,
+    response_room: int | None = None,
 ) -> tuple[MemoryPeer, MemoryTransport]:
     """The two ends of a connection in memory.
 
@@ -500,13 +501,18 @@ def memory_connection(
         send_buffer, window: bytes, for each direction.
         segment: bytes that one receive gives, and one send takes, at the most, on either side; None: as many as there
             are, or as there is room for.
+        response_room: bytes, at least 2, that there is room for on the way from the server to the client, in all; None:
+            as for the other direction.
 
     Raises:
         ValueError: `segment` is no positive number.
     """
     if segment is not None and segment < 1:
         raise ValueError(f"segment={segment}: a receive or send is of one byte at least")
-    request, response = (_Flow(send_buffer, window, segment or sys.maxsize) for _ in range(2))
+    request = _Flow(send_buffer, window, segment or sys.maxsize)
+    if response_room is not None:
+        send_buffer, window = response_room - response_room // 2, response_room // 2
+    response = _Flow(send_buffer, window, segment or sys.maxsize)
     transport = MemoryTransport(request, response, client, spool)
     peer = MemoryPeer(response, request, transport, client, vanish)
     transport.peer = peer

@@ -67,6 +67,7 @@ class Watch:
     def __init__(self) -> None:
         # Called with each wait, before trio goes on. Must not raise.
         self.on_checkpoint: Callable[[Wait], None] | None = None
+        self._untold: Wait | None = None
         self.waits: list[Wait] = []
         self.passed: list[Wait] = []
         self.cuts: list[Cut] = []
@@ -117,7 +118,12 @@ class Watch:
         self.waits.append(wait)
         if self._departed and not cancelled:
             self.passed.append(wait)
-        if self.on_checkpoint is not None:
+        self._untold = wait
+
+    def stepped(self) -> None:
+        """A task has made a step. Only now trio knows of a wait that began in it; nothing may end that before."""
+        wait, self._untold = self._untold, None
+        if wait is not None and self.on_checkpoint is not None:
             self.on_checkpoint(wait)
 
 
@@ -410,10 +416,13 @@ class _WatchedEndpoint:
 
 
 class _Spawning(trio.abc.Instrument):
-    """Hears of each task that is started in this run."""
+    """Hears of each task that is started in this run, and of each step."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
 
     def task_spawned(self, task: trio.lowlevel.Task) -> None:
         self._watch.spawned(task)
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002 - trio's interface
+        self._watch.stepped()

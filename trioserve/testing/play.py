@@ -1,0 +1,443 @@
+"""One play: one request, whose client stays, or leaves at one point in one way, and all that is known of it.
+
+The client sends its request in pieces, so that a handler which reads it has to wait for it: the head, and the content
+in two halves, each when all tasks rest. It reads what comes at once; but where it is to leave inside a response, the
+connection holds so little that the server's send is blocked when it leaves.
+
+A play waits until its exchange has ended, its hooks were called, and what it started beside itself has ended too. Then
+it looks what is left, and only then it lets the server go: what the application holds is there as long as a handler, or
+a snapshot, may use it.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import gc
+import inspect
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any, NamedTuple
+
+import trio
+import trio.testing
+
+from trioserve.connection.spool import RECEIVE_SIZE
+from trioserve.core.application import Application, Background, Endpoint, Exchange, Hook, Rules
+from trioserve.core.lifecycle import HalfClose
+from trioserve.core.messages import RequestHead
+from trioserve.core.records import Abandoned, Completed, Record
+from trioserve.failures import ungrouped
+from trioserve.server.config import Config
+from trioserve.testing.facts import Wait
+from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, ResponseBytes, Way
+from trioserve.testing.peer import Peer
+from trioserve.testing.plan import Leave
+from trioserve.testing.served import Served, served
+from trioserve.testing.watching import Watch
+from trioserve.testing.wire import Wire
+
+Snapshot = Callable[[], Any]
+"""Gives a value that can be compared; an async one is awaited."""
+
+Around = Callable[[], AbstractAsyncContextManager[Any] | AbstractContextManager[Any]]
+"""Makes what is entered around each play."""
+
+PATIENCE = 3600.0
+"""Seconds of virtual time that an exchange gets to end, beyond `Deadlines.vanish`, and then what it started beside
+itself. No handler that is bounded at all takes that long."""
+
+REAL_PATIENCE = 1.0
+"""Seconds of real time that threads, children and descriptors get to be gone behind the exchange that used them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all plays of one test have in common."""
+
+    app: Application
+    wire: Wire
+    config: Config
+    snapshot: Snapshot | None = None
+    around: Around | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """All that is known of one play."""
+
+    wire: Wire
+    leave: Leave | None  # None: the client was to stay
+    stayed: Played | None  # the play in which it stayed, if there was one before
+    left: bool  # it has left where it was to leave
+    handled: bool  # a handler was found for the request, and called
+    rules: Rules  # those of its route
+    half_close: HalfClose
+    config: Config
+    watch: Watch
+    received: bytes
+    parts: list[int]  # sizes in bytes of what was received at a time
+    records: list[Record]
+    told: list[Abandoned]
+    told_early: bool  # a hook was called while the endpoint still ran
+    in_time: bool  # the exchange had an end
+    kept: bool  # a client that stayed could have sent a next request
+    ended: Way | None  # how the server ended the connection, as far as the client has seen it
+    written_after_departure: int  # bytes
+    before: Any  # the snapshots
+    after: Any
+    rests: list[str]  # what was not there before the request and is there after it, in words
+
+    @property
+    def came_to_its_end(self) -> bool:
+        """True if the handler did all that it does."""
+        return any(isinstance(record, Completed) or record.outcome == "finished" for record in self.records)
+
+
+async def play(setting: Setting, leave: Leave | None = None, stayed: Played | None = None) -> Played:
+    """Play once.
+
+    Args:
+        leave: where and how the client leaves; None lets it stay.
+        stayed: the play in which it stayed, if there was one before.
+
+    Cancellation: ends the play; the handler unwinds.
+    """
+    news = _News()
+    noted = _Noted(setting.app)
+    config = dataclasses.replace(setting.config, observers=(*setting.config.observers, news))
+    with ungrouped():
+        async with _entered(setting.around), served(noted, config) as theatre:
+            residue, before = Residue.now(), await _value(setting.snapshot)
+            peer = theatre.connect(**_room(leave, stayed))
+            client = _Client(peer, setting.wire, leave, theatre.watch)
+            with news.heard():
+                in_time = await _play_out(client, theatre, news, PATIENCE + _finite(config.deadlines.vanish))
+                rests = await _rests(residue, news)
+            after = await _value(setting.snapshot)
+    return Played(
+        wire=setting.wire,
+        leave=leave,
+        stayed=stayed,
+        left=client.left,
+        handled=noted.called,
+        rules=noted.found,
+        half_close=noted.found.half_close or setting.config.half_close,
+        config=config,
+        watch=theatre.watch,
+        received=bytes(peer.received),
+        parts=client.parts,
+        records=theatre.records.all,
+        told=theatre.records.told,
+        told_early=noted.told_early,
+        in_time=in_time,
+        kept=client.kept,
+        ended=peer.ended,
+        written_after_departure=peer.written_after_departure,
+        before=before,
+        after=after,
+        rests=rests,
+    )
+
+
+async def _play_out(client: _Client, theatre: Served, news: _News, patience: float) -> bool:
+    """Let the client play until the exchange has ended and its connection too. False if that takes too long."""
+    connections = theatre.server.connections
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send)
+        nursery.start_soon(client.receive)
+        with trio.move_on_after(patience) as waiting:
+            await news.until(lambda: theatre.records.all or not connections.child_tasks)
+            if not client.left:
+                await trio.testing.wait_all_tasks_blocked()
+                client.go()
+            await news.until(lambda: not connections.child_tasks)
+            if client.reads:
+                await client.ended.wait()
+        nursery.cancel_scope.cancel()
+    if waiting.cancelled_caught:
+        # Nothing but this ends a handler that has shielded itself for good.
+        _break_shields(connections)
+        connections.cancel_scope.cancel(reason="the exchange did not end")
+        await news.until(lambda: not connections.child_tasks)
+    return not waiting.cancelled_caught
+
+
+MOST_RECEIVES = 200
+"""How many receives a client needs at the most to get to its point, where the connection is kept small."""
+
+
+def _room(leave: Leave | None, stayed: Played | None) -> dict[str, int]:
+    """How much the connection may hold, so that the server's send is blocked when the client leaves."""
+    if leave is None or stayed is None or not isinstance(leave.at, ResponseBytes):
+        return {}
+    room = (len(stayed.received) - leave.at.count) // 2
+    return {"response_room": room} if room >= max(2, leave.at.count // MOST_RECEIVES) else {}
+
+
+def _finite(seconds: float) -> float:
+    return seconds if seconds < math.inf else 0
+
+
+class _Client:
+    """The client of a play."""
+
+    def __init__(self, peer: Peer, wire: Wire, leave: Leave | None, watch: Watch) -> None:
+        self._peer = peer
+        self._wire = wire
+        self._leave = leave
+        self._at = leave.at if leave is not None else None
+        self._watch = watch
+        watch.on_checkpoint = self._at_checkpoint
+        self.left = False
+        self.kept = False
+        self.parts: list[int] = []
+        self._status_known = trio.Event()
+        self.ended = trio.Event()
+
+    async def send(self) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            for piece in self._pieces():
+                await trio.testing.wait_all_tasks_blocked()
+                taken = self._peer.send_nowait(piece)
+                if taken < len(piece):
+                    await self._peer.send(piece[taken:])
+                if piece is self._wire.head and not await self._may_send_content():
+                    return
+            if isinstance(self._at, HeadBytes | BodyBytes):
+                self.leave()
+
+    def _pieces(self) -> Iterator[bytes]:
+        head, body = self._wire.head, self._wire.body
+        if isinstance(self._at, HeadBytes):
+            yield head[: self._at.count] if self._at.count < len(head) else head
+            return
+        yield head
+        end = self._at.count if isinstance(self._at, BodyBytes) else len(body)
+        half = min((len(body) + 1) // 2, end)
+        for piece in (body[:half], body[half:end]):
+            if piece:
+                yield piece
+
+    async def _may_send_content(self) -> bool:
+        """A client that expects 100 Continue waits for it (RFC 9110 section 10.1.1)."""
+        if b"\r\nexpect: 100-continue\r\n" not in self._wire.head.lower():
+            return True
+        await self._status_known.wait()
+        return self._peer.received.startswith((b"HTTP/1.1 1", b"HTTP/1.1 2"))
+
+    async def receive(self) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while data := await self._peer.receive(self._most()):
+                self.parts.append(len(data))
+                if len(self._peer.received) >= len(b"HTTP/1.1 100"):
+                    self._status_known.set()
+                if self._at == ResponseBytes(len(self._peer.received)):
+                    self.leave()
+        self._status_known.set()
+        self.ended.set()
+
+    def _most(self) -> int:
+        """How many bytes it may receive now: not beyond its point."""
+        left = self._at.count - len(self._peer.received) if isinstance(self._at, ResponseBytes) else 0
+        return left if left > 0 else RECEIVE_SIZE
+
+    def _at_checkpoint(self, wait: Wait) -> None:
+        if self._at == Checkpoint(wait.number):
+            self.leave()
+
+    def leave(self) -> None:
+        """Leave as planned, without a step of the scheduler."""
+        if self._leave is not None and not self.left:
+            self.left = True
+            self._watch.departed()
+            self._peer.leave(self._leave.how)
+
+    @property
+    def reads(self) -> bool:
+        """True if it reads to the connection's end."""
+        return self._leave is None or not self.left or self._leave.how is Way.HALF_CLOSE
+
+    def go(self) -> None:
+        """Go in peace: all was said."""
+        self.kept = not self.ended.is_set()
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            self._peer.half_close()
+
+
+class _Noted:
+    """An application, and what is to be known of its endpoints and hooks."""
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+        # The rules of the route that was found; until then the app's.
+        self.found = app.rules
+        self.called = False
+        self.told_early = False
+        self._endpoints_running = 0
+
+    @property
+    def rules(self) -> Rules:
+        return self._app.rules
+
+    @property
+    def hooks(self) -> Sequence[Hook]:
+        return (*self._app.hooks, self._told)
+
+    def running(self, background: Background) -> AbstractAsyncContextManager[None]:
+        return self._app.running(background)
+
+    def endpoint(self, head: RequestHead) -> Endpoint:
+        endpoint = self._app.endpoint(head)
+        self.found = endpoint.rules
+        return _NotedEndpoint(self, endpoint)
+
+    async def call(self, endpoint: Endpoint, exchange: Exchange) -> None:
+        self.called = self.called or endpoint.name is not None
+        self._endpoints_running += 1
+        try:
+            await endpoint(exchange)
+        finally:
+            self._endpoints_running -= 1
+
+    async def _told(self, _: Abandoned) -> None:
+        self.told_early = self.told_early or self._endpoints_running > 0
+
+
+class _NotedEndpoint:
+    def __init__(self, noted: _Noted, endpoint: Endpoint) -> None:
+        self._noted = noted
+        self._endpoint = endpoint
+        self.name = endpoint.name
+        self.rules = endpoint.rules
+
+    async def __call__(self, exchange: Exchange) -> None:
+        await self._noted.call(self._endpoint, exchange)
+
+
+class _News(trio.abc.Instrument):
+    """Lets a play wait for what changes only when a task ends or a record is made."""
+
+    def __init__(self) -> None:
+        self._lot = trio.lowlevel.ParkingLot()
+
+    def task_exited(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002 - trio's interface
+        self._lot.unpark_all()
+
+    def completed(self, _: Completed) -> None:
+        self._lot.unpark_all()
+
+    def abandoned(self, _: Abandoned) -> None:
+        self._lot.unpark_all()
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        trio.lowlevel.add_instrument(self)
+        try:
+            yield
+        finally:
+            trio.lowlevel.remove_instrument(self)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        while not condition():
+            await self._lot.park()
+
+
+class Residue(NamedTuple):
+    """What is there: the tasks of this run."""
+
+    tasks: frozenset[trio.lowlevel.Task]
+
+    @classmethod
+    def now(cls) -> Residue:
+        root = trio.lowlevel.current_root_task()
+        tasks = [root] if root is not None else []
+        for task in tasks:
+            tasks.extend(child for nursery in task.child_nurseries for child in nursery.child_tasks)
+        return cls(frozenset(tasks))
+
+
+def left(before: Residue, after: Residue) -> list[str]:
+    return [f"the task {task.name}" for task in after.tasks - before.tasks]
+
+
+async def _rests(before: Residue, news: _News) -> list[str]:
+    """What is there now and was not before, when all has had its time to end."""
+    with trio.move_on_after(PATIENCE):
+        await news.until(lambda: not Residue.now().tasks - before.tasks)
+    if not left(before, Residue.now()):
+        return []
+    gc.collect()
+    until = time.monotonic() + REAL_PATIENCE
+    while (rests := left(before, Residue.now())) and time.monotonic() < until:
+        _let_the_world_go_on()
+        await trio.lowlevel.checkpoint()
+    return rests
+
+
+def _let_the_world_go_on() -> None:
+    """A moment of real time, in which no virtual time passes."""
+    time.sleep(0.001)
+
+
+async def _value(snapshot: Snapshot | None) -> Any:
+    if snapshot is None:
+        return None
+    value = snapshot()
+    if inspect.isawaitable(value):
+        value = await value
+    # Of a list that lives on, what is in it now. Of what cannot be copied to something equal, the thing itself.
+    with suppress(Exception):
+        copied = copy.deepcopy(value)
+        if copied == value:
+            return copied
+    return value
+
+
+@asynccontextmanager
+async def _entered(around: Around | None) -> AsyncIterator[None]:
+    manager = around() if around is not None else nullcontext()
+    if isinstance(manager, AbstractAsyncContextManager):
+        async with manager:
+            yield
+    else:
+        with manager:
+            yield
+
+
+def _break_shields(nursery: trio.Nursery) -> None:
+    """Let a cancellation through to all tasks of a nursery, whatever they have shielded."""
+    tasks = list(nursery.child_tasks)
+    for task in tasks:
+        tasks.extend(child for own in task.child_nurseries for child in own.child_tasks)
+        for scope in _scopes_of(task):
+            scope.shield = False
+
+
+def _scopes_of(task: trio.lowlevel.Task) -> Iterator[trio.CancelScope]:
+    """The scopes that a task is in. A block holds the bound `__exit__` of what it has entered."""
+    things: list[Any] = [task.coro]
+    seen = set()
+    while things:
+        thing = things.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, MethodType):
+            owner = thing.__self__
+            if isinstance(owner, trio.CancelScope):
+                yield owner
+            things.append(getattr(owner, "gen", None))
+        elif hasattr(thing, "cr_frame") or hasattr(thing, "gi_frame") or hasattr(thing, "ag_frame"):
+            things.extend(gc.get_referents(thing))

@@ -1,0 +1,250 @@
+"""`leave_at_every_point`: proves that a handler is safe to abandon, by leaving it at every point in every way.
+
+First the client stays, twice: the first play warms up what is made once, the second tells which checkpoints the handler
+reaches, in which parts the response comes, and what is usually left. Then, in a fresh server each time, it leaves: once
+for each point and way. All rules are checked behind each play; see rules.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+import trio.testing
+
+from trioserve.core.application import Application
+from trioserve.server.config import Config
+from trioserve.testing.clock import VirtualClock
+from trioserve.testing.leaving import Point, Way
+from trioserve.testing.plan import Leave, plan
+from trioserve.testing.play import Around, Played, Setting, Snapshot, play
+from trioserve.testing.report import Breach, Call, LeftAMess
+from trioserve.testing.rules import RULES, Rule
+from trioserve.testing.wire import wire_of
+
+if TYPE_CHECKING:
+    import httpx
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What was played."""
+
+    plays: dict[str, int]  # by kind of point: "Checkpoint", "HeadBytes" ...
+    ways: tuple[Way, ...]
+    points: int  # and ways; more than were played if that was over the budget
+    missed: int  # plays in which the client did not reach its point, and stayed
+
+    @property
+    def total(self) -> int:
+        """All plays in which the client was to leave."""
+        return sum(self.plays.values())
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{count} at {kind}" for kind, count in self.plays.items())
+        sampled = f", sampled from {self.points}" if self.points > self.total else ""
+        missed = f"; {self.missed} did not reach their point" if self.missed else ""
+        return f"{self.total} plays{sampled} ({kinds}), by {', '.join(self.ways)}{missed}"
+
+
+async def leave_at_every_point(
+    app: Application,
+    request: str | bytes | httpx.Request,
+    *,
+    ways: Sequence[Way] = tuple(Way),
+    at: Point | None = None,
+    how: Way | None = None,
+    snapshot: Snapshot | None = None,
+    around: Around | None = None,
+    config: Config | None = None,
+    budget: int = 500,
+    allow: Collection[str] = (),
+) -> Tally:
+    """Play `request` again and again, and let its client leave each time at another point or in another way.
+
+    Needs virtual time: `run(leave_at_every_point, app, "/x")` in a plain test, or a clock fixture with pytest-trio.
+    The app's lifespans are entered for each play.
+
+    Args:
+        app: an `App`, or any other `Application`.
+        request: "/x", "POST /x", raw bytes, or an `httpx.Request` for fields and content.
+        ways: in which the client leaves.
+        at, how: this point, this way only: to play one departure again.
+        snapshot: gives (an async one: makes) a value that must be equal before the request and after the client has
+            left, unless the handler came to its end all the same: rows, free slots of a pool, files of a folder, locks
+            that are held. It is called while the app runs.
+        around: makes a context manager, async or not, that is entered around each play: for what each play needs
+            afresh, such as rows.
+        config: as for `serve`.
+        budget: how many plays at most. Of more, so many are drawn by Hypothesis, and what breaks a rule is shrunk to
+            an early point.
+        allow: names of rules that may be broken: see docs/testing.md, or a failure's text.
+
+    Raises:
+        LeftAMess: a rule was broken. Its text says which, where, and how to play that again and mend it.
+        ValueError: the request is none, or has no route; a name in `allow` is no rule's; `at` was not reached.
+        RuntimeError: time is not virtual.
+
+    Cancellation: ends the play under way; its handler unwinds.
+    """
+    _check_clock()
+    ways = (Way(how),) if how is not None else tuple(Way(way) for way in ways)
+    setting = Setting(app, wire_of(request), config or Config(), snapshot, around)
+    allowed = _allowed_names(allow)
+    options = {"snapshot": snapshot, "around": around, "config": config, "allow": allowed or None}
+    call = Call(request, {name: value for name, value in options.items() if value is not None})
+    trial = _Trial(setting, [rule for rule in RULES if rule.name not in allowed])
+    await trial.stay()
+    if not trial.breaches:
+        leaves = trial.plan(ways, at)
+        await (_play_all(leaves, trial) if len(leaves) <= budget else _sample(leaves, budget, trial))
+    if trial.breaches:
+        raise LeftAMess(trial.breaches, trial.plays, call)
+    if at is not None and len(trial.missed) == len(trial.results):
+        raise ValueError(f"the client never got to {at!r}: {trial.what_there_is}")
+    kinds = Counter(type(leave.at).__name__ for leave in trial.results)
+    return Tally(dict(kinds), ways, len(leaves), len(trial.missed))
+
+
+class _Trial:
+    """All plays of one call, and what they have shown."""
+
+    def __init__(self, setting: Setting, rules: Sequence[Rule]) -> None:
+        self._setting = setting
+        self._rules = rules
+        self._stayed: Played | None = None
+        self._of_stays: list[Breach] = []
+        self._order: list[Leave] = []
+        self.results: dict[Leave, list[Breach]] = {}
+        # Those in which the client did not reach its point.
+        self.missed: set[Leave] = set()
+
+    async def stay(self) -> None:
+        """Let the client stay: once to warm up, and once to see.
+
+        Raises:
+            ValueError: no handler was called.
+        """
+        for _ in range(2):
+            self._stayed = await play(self._setting, None, self._stayed)
+            _check_handled(self._stayed)
+            self._of_stays += self._breaches_of(self._stayed)
+            if self._of_stays:
+                return
+
+    def plan(self, ways: Sequence[Way], at: Point | None) -> Sequence[Leave]:
+        """Where and how the client can leave, by what was seen when it stayed."""
+        assert self._stayed is not None
+        self._order = plan(
+            self._setting.wire,
+            checkpoints=len(self._stayed.watch.waits),
+            response_parts=self._stayed.parts,
+            ways=ways,
+            at=at,
+        )
+        return self._order
+
+    async def leave(self, leave: Leave) -> bool:
+        """Let the client leave; true if a rule was broken."""
+        if leave not in self.results:
+            played = await play(self._setting, leave, self._stayed)
+            self.results[leave] = self._breaches_of(played)
+            if not played.left:
+                self.missed.add(leave)
+        return bool(self.results[leave])
+
+    def _breaches_of(self, played: Played) -> list[Breach]:
+        return [Breach(rule, found, played) for rule in self._rules for found in rule.find(played)]
+
+    @property
+    def breaches(self) -> list[Breach]:
+        """In the order of the plan."""
+        return self._of_stays + [breach for leave in self._order for breach in self.results.get(leave, ())]
+
+    @property
+    def plays(self) -> int:
+        return len(self.results) or 1
+
+    @property
+    def what_there_is(self) -> str:
+        stayed = self._stayed
+        assert stayed is not None
+        return (
+            f"the handler reaches {len(stayed.watch.waits)} checkpoints, the response has {len(stayed.received)} "
+            f"bytes, the request {len(stayed.wire.head)} in its head and {len(stayed.wire.body)} in its body"
+        )
+
+
+def _check_clock() -> None:
+    clock = trio.lowlevel.current_clock()
+    jumps = isinstance(clock, VirtualClock) or (
+        isinstance(clock, trio.testing.MockClock) and clock.autojump_threshold < float("inf")
+    )
+    if not jumps:
+        raise RuntimeError(
+            "leave_at_every_point needs virtual time, so that waiting takes none: call it by "
+            '`trioserve.testing.run(leave_at_every_point, app, "/x")`; or with pytest-trio give your test the fixture '
+            "`virtual_clock` (of trioserve.testing.plugin) or `autojump_clock`; or say "
+            "`trio.run(..., clock=trioserve.testing.VirtualClock())`"
+        )
+
+
+def _allowed_names(allow: Collection[str]) -> tuple[str, ...]:
+    names = (allow,) if isinstance(allow, str) else tuple(allow)
+    known = [rule.name for rule in RULES]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"allow has {name!r}, which is no rule; the rules are {', '.join(map(repr, known))}")
+    return names
+
+
+def _check_handled(stayed: Played) -> None:
+    if not stayed.handled:
+        statuses = [f"{record.status}" for record in stayed.records]
+        raise ValueError(
+            f"no handler was called for {stayed.wire.method} {stayed.wire.target}: the answer was "
+            f"{', '.join(statuses) or 'none'}. Give a request that a route of the app serves, and that is not refused"
+        )
+
+
+async def _play_all(leaves: Sequence[Leave], trial: _Trial) -> None:
+    for leave in leaves:
+        await trial.leave(leave)
+
+
+async def _sample(leaves: Sequence[Leave], budget: int, trial: _Trial) -> None:
+    """Draw departures by Hypothesis; what breaks a rule is shrunk towards the plan's beginning."""
+    try:
+        import hypothesis
+        from hypothesis import strategies
+    except ImportError as error:
+        raise ImportError(
+            f"there are {len(leaves)} departures, more than the budget of {budget}; to draw among them needs "
+            f"Hypothesis: pip install 'trioserve[testing]'. Or raise the budget: budget={len(leaves)}"
+        ) from error
+
+    class Broken(Exception):
+        pass
+
+    @hypothesis.settings(
+        max_examples=budget,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        print_blob=False,
+    )
+    @hypothesis.given(strategies.sampled_from(leaves))
+    def draw(leave: Leave) -> None:
+        if trio.from_thread.run(trial.leave, leave):
+            raise Broken
+
+    def search() -> None:
+        with suppress(Broken):
+            draw()
+
+    await trio.to_thread.run_sync(search)

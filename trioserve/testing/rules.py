@@ -1,0 +1,372 @@
+"""The rules: what must be so in every play, whenever and however the client left. Each is a function over a `Played`.
+
+A rule yields a breach for each time that it is broken: what was found, in words for somebody who has written a handler
+and has never read how trioserve is made, and what mends it. The rules of the first table are about handlers; those of
+the second about the server, and say so: a user who meets one has found a defect of trioserve's.
+
+No false alarms: where two things may come in either order, both are right. So a rule asks what is known, and not what
+is usual.
+"""
+
+from __future__ import annotations
+
+import linecache
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from trioserve.core.application import Rules
+from trioserve.core.errors import DropConnection, ExchangeOver, HTTPError
+from trioserve.core.lifecycle import CANCEL, CLIENT_LEFT, Cause, HalfClose
+from trioserve.core.records import Abandoned, Completed, Record
+from trioserve.core.status import DEFAULT
+from trioserve.failures import consists_of, sole, without_cancellations
+from trioserve.server.config import HangupNews
+from trioserve.testing.answers import Asked, WrongAnswer, read_answers_before_leaving
+from trioserve.testing.leaving import Way
+from trioserve.testing.model import Allowed, allowed_after_leaving
+from trioserve.testing.places import Place, Whose, whose
+from trioserve.testing.play import PATIENCE, Played
+from trioserve.testing.transport import WINDOW
+
+
+class Found(NamedTuple):
+    """One time that a rule is broken."""
+
+    what: str  # lines of text
+    place: Place | None = None  # in the user's code
+    mend: str = ""  # lines of text; empty: as the rule says
+
+
+class Rule(NamedTuple):
+    """One rule."""
+
+    name: str  # for `allow=`
+    says: str
+    mend: str
+    find: Callable[[Played], Iterator[Found]]
+
+
+STEPS = 4
+"""Checkpoints that one task may pass between the departure and its cancellation: the news comes between two steps of
+the scheduler, or one or two later."""
+
+
+# The handler
+
+
+def _fails(played: Played) -> Iterator[Found]:
+    if played.leave is None:
+        for ending in played.watch.endings:
+            error = without_cancellations(ending.error) if ending.error is not None else None
+            if ending.endpoint and error is not None and not consists_of(error, *_ANSWERS):
+                yield Found(f"the handler raised {_shown(error)}", _raised_at(error))
+
+
+_ANSWERS = (HTTPError, DropConnection, ExchangeOver)
+
+
+def _never_ends(played: Played) -> Iterator[Found]:
+    if not played.in_time:
+        last = played.watch.waits[-1] if played.watch.waits else None
+        since = "the request" if played.leave is None else "its client has left"
+        what = f"the handler had not ended {PATIENCE:.0f} s (of virtual time) after {since}"
+        if last is not None:
+            what += f"; it waited at {last.place}"
+        yield Found(what, last.place if last is not None else None)
+
+
+def _is_cut_short(played: Played) -> Iterator[Found]:
+    for cut in played.watch.cuts:
+        if cut.cleanup is not None:
+            yield Found(
+                f"the await at {cut.place}, {cut.cleanup}, was cut short: what it awaits was not done", cut.place
+            )
+
+
+def _swallows(played: Played) -> Iterator[Found]:
+    for ending in played.watch.endings:
+        if ending.forced and ending.cut is not None:
+            yield Found(
+                f"cancelled at {ending.cut.place}, {_task(ending.task)} swallowed that again and again, and went on "
+                "until it was ended by force",
+                ending.cut.place,
+            )
+            return
+    for cut in played.watch.cuts:
+        if cut.went_on:
+            yield Found(
+                f"{_task(cut.task)} had been cancelled, swallowed that, and went on to the await at {cut.place}",
+                cut.place,
+            )
+
+
+def _turns(played: Played) -> Iterator[Found]:
+    for ending in played.watch.endings:
+        if ending.endpoint and ending.turned and ending.error is not None:
+            at = f" at {ending.cut.place}" if ending.cut is not None else ""
+            yield Found(f"cancelled{at}, the handler raised {_shown(ending.error)}", _raised_at(ending.error))
+
+
+def _leaves_over(played: Played) -> Iterator[Found]:
+    usual = Counter(played.stayed.rests) if played.stayed is not None else Counter()
+    for rest in played.rests:
+        if usual[rest]:
+            usual[rest] -= 1
+        else:
+            yield Found(f"left over: {rest}")
+
+
+def _differs(played: Played) -> Iterator[Found]:
+    if played.left and not played.came_to_its_end and played.before != played.after:
+        yield Found(f"before the request: {_short(played.before)}\nafter its client left: {_short(played.after)}")
+
+
+def _passes_by(played: Played) -> Iterator[Found]:
+    if played.rules.disconnect != CANCEL or not _is_heard_at_once(played):
+        return
+    for task, count in Counter(wait.task for wait in played.watch.passed).items():
+        alike = sum(ending.task == task for ending in played.watch.endings)
+        if count > STEPS * max(alike, 1):
+            wait = next(wait for wait in played.watch.passed if wait.task == task)
+            yield Found(f"{_task(task)} passed {count} checkpoints before its cancellation came", wait.place)
+
+
+HANDLER_RULES = (
+    Rule(
+        "fails",
+        "the handler answers when the client stays",
+        "Mend the handler, or the request and what `around` sets up, so that the request is answered when nobody "
+        "leaves. Meanwhile nothing is known of what it does when somebody does.",
+        _fails,
+    ),
+    Rule(
+        "never ends",
+        "a handler whose client has left comes to an end",
+        "Give what is shielded a bound: `with trio.move_on_after(5, shield=True):`. In a worker thread, call "
+        "`trio.from_thread.check_cancelled()` now and then.",
+        _never_ends,
+    ),
+    Rule(
+        "cut short",
+        "no await of the clean-up is cut short",
+        "Shield it, with a bound: `with trio.move_on_after(5, shield=True):` around what the clean-up awaits. In a "
+        "scope that is cancelled, each await that is not shielded raises `trio.Cancelled` at once.",
+        _is_cut_short,
+    ),
+    Rule(
+        "swallowed",
+        "a handler that is cancelled stops",
+        "Let `trio.Cancelled` pass: do not catch `BaseException` (or use a bare `except:`) around an await without "
+        "`raise` at the end of the block, and do not `return`, `break` or `continue` in a `finally`.",
+        _swallows,
+    ),
+    Rule(
+        "turned",
+        "a handler that is cancelled raises nothing else",
+        "Let `trio.Cancelled` pass: raise nothing in its place from `except BaseException`, `finally` or an "
+        "`__aexit__`; catch there what the clean-up itself may raise.",
+        _turns,
+    ),
+    Rule(
+        "left over",
+        "no task, descriptor, thread or child process is left",
+        "Open what is to be closed in a `with` or `async with`, and wait for what was started: tasks in a nursery, "
+        "child processes with `trio.run_process`.",
+        _leaves_over,
+    ),
+    Rule(
+        "snapshot",
+        "what `snapshot` sees is the same before the request and after its client has left",
+        "Undo what was begun in a `finally` or an `async with`, and shield what that awaits: "
+        "`with trio.move_on_after(5, shield=True):`. Or make it one step: all of it in one transaction. Or let it not "
+        "be cut at all: `disconnect=FINISH` on the route, if the work is to be done whoever waits for it.",
+        _differs,
+    ),
+)
+
+
+# The server
+
+
+def _count_differs(played: Played) -> Iterator[Found]:
+    least = 0 if played.left and _allowed(played).may_be_unrecorded else 1
+    if not least <= len(played.records) <= 1:
+        yield Found(f"{len(played.records)} records of one exchange: {_words(played.records)}")
+
+
+def _is_not_allowed(played: Played) -> Iterator[Found]:
+    for record in played.records:
+        if not _may_be(record, played):
+            yield Found(f"the record is {_word(record)}, which the design does not allow here")
+
+
+def _may_be(record: Record, played: Played) -> bool:
+    if not played.left:
+        return isinstance(record, Completed) or record.cause.by == "server"
+    allowed = _allowed(played)
+    if isinstance(record, Completed):
+        return allowed.may_complete
+    return (record.phase, record.cause) in allowed.endings
+
+
+def _has_wrong_status(played: Played) -> Iterator[Found]:
+    for record in played.records:
+        if isinstance(record, Abandoned):
+            status = _status_of(record, played.rules)
+            if record.status != status:
+                yield Found(f"the record's status is {record.status}, and the policy's for {_word(record)} is {status}")
+
+
+def _status_of(record: Abandoned, rules: Rules) -> int | None:
+    try:
+        return rules.status.status(record.phase, record.cause)
+    except Exception:
+        return DEFAULT.status(record.phase, record.cause)  # and the user's function was logged
+
+
+def _is_told_wrong(played: Played) -> Iterator[Found]:
+    abandoned = [record for record in played.records if isinstance(record, Abandoned)]
+    if [id(record) for record in abandoned] != [id(record) for record in played.told]:
+        yield Found(f"the hooks were called {len(played.told)} times for {len(abandoned)} Abandoned")
+    if played.told_early:
+        yield Found("a hook was called while the handler still ran")
+
+
+def _is_kept_wrong(played: Played) -> Iterator[Found]:
+    if played.left or not played.in_time:
+        return
+    keeps = _keeps_connection(played)
+    if keeps is not None and played.kept is not keeps:
+        yield Found(
+            "the connection was " + ("kept open" if played.kept else "closed") + " against what the answer says"
+        )
+
+
+def _keeps_connection(played: Played) -> bool | None:
+    """Whether the connection persists behind the answer (RFC 9112 section 9.3); None if there is none."""
+    if not any(isinstance(record, Completed) for record in played.records):
+        return False
+    try:
+        answers, _ = read_answers_before_leaving(played.received, [_asked(played)])
+    except WrongAnswer:
+        return None
+    if not answers or answers[-1].status == 101:
+        return None
+    if _asked(played).version == "1.0":
+        return "keep-alive" in answers[-1].members("connection") and None
+    return not answers[-1].closes
+
+
+def _writes(played: Played) -> Iterator[Found]:
+    if _is_heard_at_once(played) and played.written_after_departure:
+        yield Found(f"{played.written_after_departure} bytes were written after the departure was heard")
+
+
+def _is_misframed(played: Played) -> Iterator[Found]:
+    try:
+        answers, rest = read_answers_before_leaving(played.received, [_asked(played)])
+    except WrongAnswer as error:
+        yield Found(f"the response is malformed: {error}")
+        return
+    stayed = not played.left or (played.leave is not None and played.leave.how is Way.HALF_CLOSE)
+    completed = any(isinstance(record, Completed) for record in played.records)
+    if stayed and completed and (rest or not answers or answers[-1].cut):
+        yield Found(f"the response was completed, and is not whole: {played.received[-60:]!r} is its end")
+
+
+SERVER_RULES = (
+    Rule("not stopped", "a handler is cancelled soon after the departure", "", _passes_by),
+    Rule("one record", "there is exactly one record of each exchange", "", _count_differs),
+    Rule("legal record", "the record's phase and cause are possible for what the client did", "", _is_not_allowed),
+    Rule("status", "the record's status is the status policy's for its phase and cause", "", _has_wrong_status),
+    Rule("hook", "hooks are called once for each Abandoned, after the handler has ended", "", _is_told_wrong),
+    Rule("connection", "the connection is closed, or kept as the answer says (RFC 9112 §9.3)", "", _is_kept_wrong),
+    Rule("silent", "nothing is written once the departure was heard", "", _writes),
+    Rule("framing", "the response is whole or visibly cut", "", _is_misframed),
+)
+
+RULES = (*HANDLER_RULES, *SERVER_RULES)
+
+
+def _allowed(played: Played) -> Allowed:
+    assert played.leave is not None
+    return allowed_after_leaving(
+        played.leave.at,
+        played.leave.how,
+        wire=played.wire,
+        rules=played.rules,
+        half_close=played.config.half_close,
+        deadlines=played.config.deadlines,
+        reads=False,
+        undisturbed=played.stayed.records[0] if played.stayed is not None and played.stayed.records else None,
+    )
+
+
+def _is_heard_at_once(played: Played) -> bool:
+    """True if the exchange ended by a departure that nothing kept from being heard when it came."""
+    if not played.left or played.leave is None or played.config.hangup_news is HangupNews.NONE:
+        return False
+    match played.leave.how:
+        case Way.RESET:
+            cause = Cause.RESET
+        case Way.FIN | Way.HALF_CLOSE:
+            cause = Cause.FIN
+            # A FIN is a departure by itself only under ABORT, and waits behind what there is no room for.
+            if played.half_close is not HalfClose.ABORT or len(played.wire.body) >= WINDOW:
+                return False
+        case Way.VANISH:
+            return False
+    return any(isinstance(record, Abandoned) and record.cause is cause in CLIENT_LEFT for record in played.records)
+
+
+def _asked(played: Played) -> Asked:
+    return Asked(played.wire.method, "1.0" if b" HTTP/1.0\r\n" in played.wire.head else "1.1")
+
+
+# Words
+
+
+def _shielded(place: Place) -> str:
+    """What mends an await that was cut short, in code where the line is at hand."""
+    line = linecache.getline(place.file, place.line).strip()
+    if not line.startswith(("await ", "return await ")):
+        return ""
+    return f"shield it, with a bound:\n    with trio.move_on_after(5, shield=True):\n        {line}"
+
+
+def _task(name: str) -> str:
+    return name if name == "the handler" else f"the task {name}"
+
+
+def _words(records: list[Record]) -> str:
+    return ", ".join(map(_word, records)) or "none"
+
+
+def _word(record: Record) -> str:
+    if isinstance(record, Completed):
+        return f"Completed({record.status})"
+    return f"Abandoned({record.phase}, {record.cause}, {record.outcome})"
+
+
+def _shown(error: BaseException) -> str:
+    error = sole(error)
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _raised_at(error: BaseException) -> Place | None:
+    """The innermost line of the user's own code from which it came."""
+    place = None
+    traceback = sole(error).__traceback__
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if whose(code.co_filename) is Whose.USER:
+            place = Place(code.co_filename, traceback.tb_lineno, code.co_name)
+        traceback = traceback.tb_next
+    return place
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else text[:197] + "..."
