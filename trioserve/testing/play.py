@@ -16,7 +16,9 @@ import dataclasses
 import gc
 import inspect
 import math
+import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -98,6 +100,7 @@ class Played:
     before: Any  # the snapshots
     after: Any
     rests: list[str]  # what was not there before the request and is there after it, in words
+    rests_behind: list[str]  # the same, of before the server started and after it has ended
 
     @property
     def came_to_its_end(self) -> bool:
@@ -117,15 +120,17 @@ async def play(setting: Setting, leave: Leave | None = None, stayed: Played | No
     news = _News()
     noted = _Noted(setting.app)
     config = dataclasses.replace(setting.config, observers=(*setting.config.observers, news))
-    with ungrouped():
-        async with _entered(setting.around), served(noted, config) as theatre:
-            residue, before = Residue.now(), await _value(setting.snapshot)
-            peer = theatre.connect(**_room(leave, stayed))
-            client = _Client(peer, setting.wire, leave, theatre.watch)
-            with news.heard():
+    with ungrouped(), news.heard():
+        async with _entered(setting.around):
+            outside = Residue.now()
+            async with served(noted, config) as theatre:
+                inside, before = Residue.now(), await _value(setting.snapshot)
+                peer = theatre.connect(**_room(leave, stayed))
+                client = _Client(peer, setting.wire, leave, theatre.watch)
                 in_time = await _play_out(client, theatre, news, PATIENCE + _finite(config.deadlines.vanish))
-                rests = await _rests(residue, news)
-            after = await _value(setting.snapshot)
+                rests = await _rests(inside, news, stayed.rests if stayed is not None else None)
+                after = await _value(setting.snapshot)
+            rests_behind = await _rests(outside, news, usual_behind(leave, stayed))
     return Played(
         wire=setting.wire,
         leave=leave,
@@ -148,7 +153,15 @@ async def play(setting: Setting, leave: Leave | None = None, stayed: Played | No
         before=before,
         after=after,
         rests=rests,
+        rests_behind=rests_behind,
     )
+
+
+def usual_behind(leave: Leave | None, stayed: Played | None) -> list[str] | None:
+    """What is left, usually, when the server has ended. A client that stays for a second time leaves nothing new."""
+    if stayed is None:
+        return None
+    return stayed.rests_behind if leave is not None else []
 
 
 async def _play_out(client: _Client, theatre: Served, news: _News, patience: float) -> bool:
@@ -167,10 +180,7 @@ async def _play_out(client: _Client, theatre: Served, news: _News, patience: flo
                 await client.ended.wait()
         nursery.cancel_scope.cancel()
     if waiting.cancelled_caught:
-        # Nothing but this ends a handler that has shielded itself for good.
-        _break_shields(connections)
-        connections.cancel_scope.cancel(reason="the exchange did not end")
-        await news.until(lambda: not connections.child_tasks)
+        await _end_by_force(theatre)
     return not waiting.cancelled_caught
 
 
@@ -372,18 +382,42 @@ def left(before: Residue, after: Residue) -> list[str]:
     return [f"the task {task.name}" for task in after.tasks - before.tasks]
 
 
-async def _rests(before: Residue, news: _News) -> list[str]:
-    """What is there now and was not before, when all has had its time to end."""
+async def _rests(before: Residue, news: _News, usual: list[str] | None) -> list[str]:
+    """What is there now and was not before, when all has had its time to end.
+
+    Args:
+        usual: what need not end; None if that is not known yet.
+    """
+
+    def tasks_run() -> bool:
+        return bool(unusual([task.name for task in Residue.now().tasks - before.tasks], usual or []))
+
     with trio.move_on_after(PATIENCE):
-        await news.until(lambda: not Residue.now().tasks - before.tasks)
-    if not left(before, Residue.now()):
-        return []
+        await news.until(lambda: not tasks_run())
+    rests = left(before, Residue.now())
+    if usual is None or not unusual(rests, usual):
+        return rests
     gc.collect()
     until = time.monotonic() + REAL_PATIENCE
-    while (rests := left(before, Residue.now())) and time.monotonic() < until:
+    while unusual(rests := left(before, Residue.now()), usual) and time.monotonic() < until:
         _let_the_world_go_on()
         await trio.lowlevel.checkpoint()
     return rests
+
+
+def unusual(rests: Sequence[str], usual: Sequence[str]) -> list[str]:
+    """What rests that usually does not, whatever its number is."""
+    expected, unusual = Counter(map(_numberless, usual)), []
+    for rest in rests:
+        if expected[_numberless(rest)]:
+            expected[_numberless(rest)] -= 1
+        else:
+            unusual.append(rest)
+    return unusual
+
+
+def _numberless(rest: str) -> str:
+    return re.sub(r"\d+", "", rest)
 
 
 def _let_the_world_go_on() -> None:
@@ -414,6 +448,15 @@ async def _entered(around: Around | None) -> AsyncIterator[None]:
     else:
         with manager:
             yield
+
+
+async def _end_by_force(theatre: Served) -> None:
+    """End an exchange that does not end by itself: nothing else ends a handler that has shielded itself for good."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(theatre.server.drain)  # which cancels, whatever the policy
+        while theatre.server.connections.child_tasks:
+            _break_shields(theatre.server.connections)
+            await trio.sleep(1)
 
 
 def _break_shields(nursery: trio.Nursery) -> None:

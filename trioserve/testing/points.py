@@ -23,7 +23,7 @@ from trioserve.testing.leaving import Point, Way
 from trioserve.testing.plan import Leave, plan
 from trioserve.testing.play import Around, Played, Setting, Snapshot, play
 from trioserve.testing.report import Breach, Call, LeftAMess
-from trioserve.testing.rules import RULES, Rule
+from trioserve.testing.rules import RULES, broken_rules
 from trioserve.testing.wire import wire_of
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ async def leave_at_every_point(
     allowed = _allowed_names(allow)
     options = {"snapshot": snapshot, "around": around, "config": config, "allow": allowed or None}
     call = Call(request, {name: value for name, value in options.items() if value is not None})
-    trial = _Trial(setting, [rule for rule in RULES if rule.name not in allowed])
+    trial = _Trial(setting, allowed)
     await trial.stay()
     if not trial.breaches:
         leaves = trial.plan(ways, at)
@@ -113,9 +113,9 @@ async def leave_at_every_point(
 class _Trial:
     """All plays of one call, and what they have shown."""
 
-    def __init__(self, setting: Setting, rules: Sequence[Rule]) -> None:
+    def __init__(self, setting: Setting, allowed: Collection[str]) -> None:
         self._setting = setting
-        self._rules = rules
+        self._allowed = allowed
         self._stayed: Played | None = None
         self._of_stays: list[Breach] = []
         self._order: list[Leave] = []
@@ -158,7 +158,7 @@ class _Trial:
         return bool(self.results[leave])
 
     def _breaches_of(self, played: Played) -> list[Breach]:
-        return [Breach(rule, found, played) for rule in self._rules for found in rule.find(played)]
+        return [Breach(rule, found, played) for rule, found in broken_rules(played, but=self._allowed)]
 
     @property
     def breaches(self) -> list[Breach]:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import linecache
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 from trioserve.core.application import Rules
 from trioserve.core.errors import DropConnection, ExchangeOver, HTTPError
-from trioserve.core.lifecycle import CANCEL, CLIENT_LEFT, Cause, HalfClose
+from trioserve.core.lifecycle import CANCEL, Cause, HalfClose
 from trioserve.core.records import Abandoned, Completed, Record
 from trioserve.core.status import DEFAULT
 from trioserve.failures import consists_of, sole, without_cancellations
@@ -26,7 +26,7 @@ from trioserve.testing.answers import Asked, WrongAnswer, read_answers_before_le
 from trioserve.testing.leaving import Way
 from trioserve.testing.model import Allowed, allowed_after_leaving
 from trioserve.testing.places import Place, Whose, whose
-from trioserve.testing.play import PATIENCE, Played
+from trioserve.testing.play import PATIENCE, Played, unusual, usual_behind
 from trioserve.testing.transport import WINDOW
 
 
@@ -109,12 +109,12 @@ def _turns(played: Played) -> Iterator[Found]:
 
 
 def _leaves_over(played: Played) -> Iterator[Found]:
-    usual = Counter(played.stayed.rests) if played.stayed is not None else Counter()
-    for rest in played.rests:
-        if usual[rest]:
-            usual[rest] -= 1
-        else:
-            yield Found(f"left over: {rest}")
+    usual = usual_behind(played.leave, played.stayed)
+    if played.stayed is None or usual is None:
+        return  # the first play warms up what is made once and kept
+    # What an app that runs keeps anyway (a pool grows) goes at the latest when it ends.
+    for rest in unusual(played.rests, played.stayed.rests) or unusual(played.rests_behind, usual):
+        yield Found(f"left over: {rest}")
 
 
 def _differs(played: Played) -> Iterator[Found]:
@@ -289,6 +289,15 @@ SERVER_RULES = (
 RULES = (*HANDLER_RULES, *SERVER_RULES)
 
 
+def broken_rules(played: Played, *, but: Collection[str] = ()) -> Iterator[tuple[Rule, Found]]:
+    """The rules that are broken in a play, each with what was found, except for those of these names."""
+    # Where the play has ended the exchange itself, the server is not to be judged by that.
+    for rule in RULES if played.in_time else HANDLER_RULES:
+        if rule.name not in but:
+            for found in rule.find(played):
+                yield rule, found
+
+
 def _allowed(played: Played) -> Allowed:
     assert played.leave is not None
     return allowed_after_leaving(
@@ -309,15 +318,16 @@ def _is_heard_at_once(played: Played) -> bool:
         return False
     match played.leave.how:
         case Way.RESET:
-            cause = Cause.RESET
+            pass
         case Way.FIN | Way.HALF_CLOSE:
-            cause = Cause.FIN
             # A FIN is a departure by itself only under ABORT, and waits behind what there is no room for.
             if played.half_close is not HalfClose.ABORT or len(played.wire.body) >= WINDOW:
                 return False
         case Way.VANISH:
             return False
-    return any(isinstance(record, Abandoned) and record.cause is cause in CLIENT_LEFT for record in played.records)
+    # A client that closes with bytes unread resets.
+    causes = {Cause.FIN, Cause.RESET}
+    return any(isinstance(record, Abandoned) and record.cause in causes for record in played.records)
 
 
 def _asked(played: Played) -> Asked:

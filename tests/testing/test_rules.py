@@ -1,0 +1,335 @@
+"""Each rule: a handler that breaks it is found, and so is a server that does."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import linecache
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import trio
+
+from trioserve import App, Cause, Config, Phase, Response, Send
+from trioserve.testing import Checkpoint, LeftAMess, ResponseBytes, Way, leave_at_every_point, run, wire_of
+from trioserve.testing.plan import Leave
+from trioserve.testing.play import Played, Setting, play
+from trioserve.testing.rules import RULES, Found, broken_rules
+
+
+def mess(handler: Callable[..., Any], **settings: Any) -> LeftAMess:
+    """What is found when this handler is left."""
+    app = App()
+    app.get("/")(handler)
+    with pytest.raises(LeftAMess) as caught:
+        run(leave_at_every_point, app, "/", **settings)
+    return caught.value
+
+
+def names(error: LeftAMess) -> set[str]:
+    return {breach.rule.name for breach in error.breaches}
+
+
+def source(found: Found) -> str:
+    assert found.place is not None
+    return linecache.getline(found.place.file, found.place.line).strip()
+
+
+# The handler
+
+
+async def fails() -> str:
+    await trio.sleep(1)
+    raise LookupError("no such thing")
+
+
+async def never_ends() -> None:
+    with trio.CancelScope(shield=True):
+        await trio.sleep_forever()
+
+
+async def cuts_its_clean_up_short() -> None:
+    try:
+        await trio.sleep(1)
+    finally:
+        await trio.sleep(2)
+
+
+async def cuts_short_in_except() -> None:
+    try:
+        await trio.sleep(1)
+    except BaseException:
+        await trio.sleep(2)
+        raise
+
+
+async def cuts_short_in_aexit() -> None:
+    @contextlib.asynccontextmanager
+    async def held() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await trio.sleep(2)
+
+    async with held():
+        await trio.sleep(1)
+
+
+async def swallows() -> None:
+    with contextlib.suppress(trio.Cancelled):
+        await trio.sleep(1)
+    await trio.sleep(2)
+
+
+async def swallows_for_ever() -> None:
+    for _ in range(10):
+        await trio.sleep(1)
+    while True:
+        with contextlib.suppress(trio.Cancelled):
+            await trio.sleep(1)
+            return
+
+
+async def swallows_in_a_task() -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(swallows)
+
+
+async def turns() -> None:
+    try:
+        await trio.sleep(1)
+    except BaseException:
+        raise ValueError("it did not work") from None
+
+
+@pytest.mark.parametrize(
+    ("handler", "rule", "line"),
+    [
+        (fails, "fails", 'raise LookupError("no such thing")'),
+        (never_ends, "never ends", "await trio.sleep_forever()"),
+        (cuts_its_clean_up_short, "cut short", "await trio.sleep(2)"),
+        (cuts_short_in_except, "cut short", "await trio.sleep(2)"),
+        (cuts_short_in_aexit, "cut short", "await trio.sleep(2)"),
+        (swallows, "swallowed", "await trio.sleep(2)"),
+        (swallows_for_ever, "swallowed", "await trio.sleep(1)"),
+        (swallows_in_a_task, "swallowed", "await trio.sleep(2)"),
+        (turns, "turned", 'raise ValueError("it did not work") from None'),
+    ],
+)
+def test_a_handler_that_breaks_a_rule_is_found_with_its_line(
+    handler: Callable[..., Awaitable[None]], rule: str, line: str
+) -> None:
+    error = mess(handler)
+    assert names(error) == {rule}
+    assert {source(breach.found) for breach in error.breaches} == {line}
+    assert line in str(error)
+
+
+def test_what_an_allowed_rule_forbids_is_let_pass() -> None:
+    app = App()
+    app.get("/")(cuts_its_clean_up_short)
+    assert run(leave_at_every_point, app, "/", allow=("cut short",)).total > 30
+
+
+def test_a_snapshot_that_differs_is_found() -> None:
+    free = 3
+
+    async def takes() -> str:
+        nonlocal free
+        free -= 1
+        await trio.sleep(1)
+        free += 1
+        return "done"
+
+    error = mess(takes, snapshot=lambda: {"free": free})
+    assert names(error) == {"snapshot"}
+    assert "before the request: {'free': 3}" in str(error)
+    assert "after its client left: {'free': 2}" in str(error)
+    assert "await trio.sleep(1)" in str(error)
+
+
+def test_a_snapshot_is_what_there_was_also_if_it_is_a_thing_that_lives_on() -> None:
+    taken: list[int] = []
+
+    async def takes() -> None:
+        taken.append(1)
+        await trio.sleep(1)
+        taken.clear()
+
+    assert names(mess(takes, snapshot=lambda: taken)) == {"snapshot"}
+
+
+def test_a_snapshot_may_differ_when_the_handler_came_to_its_end() -> None:
+    rows: list[int] = []
+
+    async def inserts() -> bytes:
+        await trio.sleep(1)
+        rows.append(1)
+        return bytes(100_000)
+
+    app = App()
+    app.get("/")(inserts)
+    run(leave_at_every_point, app, "/", snapshot=lambda: rows)
+    assert rows
+
+
+async def test_an_async_snapshot_and_what_is_around_the_plays_work_in_a_run_of_ones_own(autojump_clock) -> None:
+    rows: list[int] = []
+
+    @contextlib.asynccontextmanager
+    async def afresh() -> AsyncIterator[None]:
+        await trio.sleep(1)
+        rows.clear()
+        yield
+        rows.append(2)
+
+    async def count() -> int:
+        await trio.sleep(1)
+        return len(rows)
+
+    app = App()
+
+    @app.get("/")
+    async def inserts() -> None:
+        rows.append(1)
+        await trio.sleep(1)
+
+    with pytest.raises(LeftAMess, match="before the request: 0"):
+        await leave_at_every_point(app, "/", snapshot=count, around=afresh)
+    assert rows[-1] == 2
+
+
+def test_a_task_that_is_left_is_found() -> None:
+    async def main() -> None:
+        async with trio.open_nursery() as elsewhere:
+
+            async def starts() -> str:
+                elsewhere.start_soon(trio.sleep_forever)
+                await trio.sleep(1)
+                elsewhere.cancel_scope.cancel()
+                return "done"
+
+            app = App()
+            app.get("/")(starts)
+            try:
+                with pytest.raises(LeftAMess, match=r"left over: .*sleep_forever") as caught:
+                    await leave_at_every_point(app, "/")
+                assert names(caught.value) == {"left over"}
+            finally:
+                elsewhere.cancel_scope.cancel()
+
+    run(main)
+
+
+# The server
+
+
+async def _right() -> Response:
+    async def write_body(send: Send) -> None:
+        await send(b"part")
+        await trio.sleep(1)
+        await send(bytes(1000))
+
+    await trio.sleep(1)
+    return Response.stream(write_body)
+
+
+@pytest.fixture(scope="module")
+def plays() -> dict[Leave | None, Played]:
+    """One request to a right handler, whose client stays, and leaves."""
+    app = App()
+    app.get("/")(_right)
+    setting = Setting(app, wire_of("/"), Config())
+
+    async def main() -> dict[Leave | None, Played]:
+        stayed = await play(setting)
+        found: dict[Leave | None, Played] = {None: stayed}
+        for leave in (LEFT, HALF_CLOSED, WHILE_BLOCKED):
+            found[leave] = await play(setting, leave, stayed)
+        return found
+
+    return run(main)
+
+
+LEFT = Leave(Checkpoint(1), Way.FIN)
+HALF_CLOSED = Leave(Checkpoint(3), Way.HALF_CLOSE)
+WHILE_BLOCKED = Leave(ResponseBytes(300), Way.RESET)
+
+
+def broken(played: Played) -> dict[str, str]:
+    return {rule.name: found.what for rule, found in broken_rules(played)}
+
+
+def test_a_right_server_breaks_no_rule(plays: dict[Leave | None, Played]) -> None:
+    for played in plays.values():
+        assert not broken(played)
+    assert [type(played.records[0]).__name__ for played in plays.values()] == ["Completed", *["Abandoned"] * 3]
+
+
+def record(played: Played, **changes: Any) -> dict[str, Any]:
+    changed = dataclasses.replace(played.records[0], **changes)
+    return {"records": [changed], "told": [changed] if played.told else []}
+
+
+@pytest.mark.parametrize(
+    ("leave", "doctored", "rule", "what"),
+    [
+        (LEFT, lambda _: {"records": [], "told": []}, "one record", "0 records"),
+        (LEFT, lambda played: {"records": played.records * 2, "told": played.told * 2}, "one record", "2 records"),
+        (LEFT, lambda played: record(played, phase=Phase.HEAD, status=400), "legal record", "HEAD, FIN"),
+        (LEFT, lambda played: record(played, cause=Cause.VANISHED), "legal record", "HANDLER, VANISHED"),
+        (LEFT, lambda played: record(played, status=200), "status", "is 200, and the policy's"),
+        (LEFT, lambda _: {"told": []}, "hook", "called 0 times for 1"),
+        (LEFT, lambda played: {"told": played.told * 2}, "hook", "called 2 times for 1"),
+        (LEFT, lambda _: {"told_early": True}, "hook", "while the handler still ran"),
+        (None, lambda _: {"kept": False}, "connection", "was closed against"),
+        (LEFT, lambda _: {"written_after_departure": 7}, "silent", "7 bytes were written"),
+        (HALF_CLOSED, lambda _: {"written_after_departure": 7}, "silent", "7 bytes were written"),
+        (WHILE_BLOCKED, lambda _: {"written_after_departure": 7}, "silent", "7 bytes were written"),
+        (None, lambda _: {"received": b"HTTP/1.1 200 OK\r\n\r"}, "framing", "not whole"),
+        (None, lambda played: {"received": played.received[:-1]}, "framing", "not whole"),
+        (LEFT, lambda _: {"received": b"200 OK"}, "framing", "malformed"),
+        (
+            HALF_CLOSED,
+            lambda played: {"received": played.received.replace(b"4\r\npart", b"4x\r\npart")},
+            "framing",
+            "9112",
+        ),
+    ],
+)
+def test_a_server_that_breaks_a_rule_is_found(
+    plays: dict[Leave | None, Played], leave: Leave | None, doctored: Any, rule: str, what: str
+) -> None:
+    found = broken(dataclasses.replace(plays[leave], **doctored(plays[leave])))
+    assert rule in found
+    assert what in found[rule]
+
+
+def test_a_departure_where_there_was_none_is_found(plays: dict[Leave | None, Played]) -> None:
+    left = plays[LEFT]
+    found = broken(dataclasses.replace(plays[None], records=left.records, told=left.told, kept=False))
+    assert list(found) == ["legal record"]
+
+
+def test_a_cancellation_that_is_late_is_found(plays: dict[Leave | None, Played]) -> None:
+    played = plays[LEFT]
+    passed, played.watch.passed = played.watch.passed, played.watch.waits * 10
+    try:
+        assert broken(played) == {"not stopped": "the handler passed 10 checkpoints before its cancellation came"}
+    finally:
+        played.watch.passed = passed
+
+
+def test_a_connection_that_is_kept_against_its_answer_is_found() -> None:
+    app = App()
+    app.get("/")(_right)
+    wire = wire_of(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    played = run(play, Setting(app, wire, Config()))
+    assert not played.kept
+    assert not broken(played)
+    assert "was kept open" in broken(dataclasses.replace(played, kept=True))["connection"]
+
+
+def test_names_of_rules_are_told_apart() -> None:
+    assert len({rule.name for rule in RULES}) == len(RULES)
