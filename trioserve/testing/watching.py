@@ -27,6 +27,7 @@ which is after the client's departure was noticed, or after we gave up:
 
 from __future__ import annotations
 
+import ctypes
 import math
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
@@ -279,13 +280,18 @@ class _Follower:
         try:
             coroutine.close()
         except RuntimeError:  # it has swallowed that too, and waits again
-            _UNENDING.extend(parts)
+            for part in parts:
+                _never_let_go(part)
         self.ended(error)
         raise error
 
 
-# Coroutines that cannot be ended. Were they let go, Python would try once more, and complain.
-_UNENDING: list[Any] = []
+def _never_let_go(part: Any) -> None:
+    """Let a part of a coroutine that cannot be ended stay for good, also at the interpreter's end.
+
+    Were it let go, Python would try once more to end it, and complain in the middle of something else.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(part))
 
 
 def _stack(coroutine: Coroutine[Any, Any, Any]) -> Iterator[FrameType]:
