@@ -12,11 +12,11 @@ import pytest
 import trio
 import trio.lowlevel
 
-from trioserve import FINISH, App, ClientGone, Request, Response
+from trioserve import FINISH, App, ClientGone, Request, Response, WebSocket
 from trioserve.testing import Residue, Way, run, served
 
 
-async def left(app, at):
+async def left(app, at, fields=b""):
     """The watch after a request whose client left when the handler had reached its wait `at`."""
     async with served(app) as it:
         peer = it.connect()
@@ -27,7 +27,7 @@ async def left(app, at):
                 peer.leave(Way.FIN)
 
         it.watch.on_checkpoint = reached
-        await peer.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        await peer.send(b"GET / HTTP/1.1\r\nhost: a\r\n" + fields + b"\r\n")
         await it.records.count(1)
     return it.watch
 
@@ -558,6 +558,19 @@ async def test_a_resource_that_closes_all_the_same_is_not_cut_short(app, autojum
     assert resource.closed
 
 
+async def test_such_a_resource_that_the_departure_finds_closing_is_cut_first_and_harmlessly(app, autojump_clock):
+    @app.get("/")
+    async def handler() -> None:
+        try:
+            await Resource().aclose()
+        finally:
+            await Resource().aclose()
+
+    watch = await left(app, 2)
+    assert told(watch) == ["first: await trio.sleep(1)"]
+    assert watch.cuts[0].place.function == "aclose"
+
+
 async def test_a_dependency_that_is_left_is_cleaned_up(app, autojump_clock):
     class Row: ...
 
@@ -643,6 +656,40 @@ async def test_a_generator_of_the_handlers_is_on_the_way(app, autojump_clock):
     watch = await left(app, 1)
     assert told(watch) == ["first: await trio.sleep(2)", "in finally: await trio.sleep(3)"]
     assert [place.function for place in watch.cuts[0].trail] == ["handler", "numbers"]
+
+
+async def test_the_handler_of_a_websocket_is_watched(app, autojump_clock):
+    @app.websocket("/")
+    async def talk(socket: WebSocket) -> None:
+        try:
+            await socket.receive()
+        finally:
+            await trio.sleep(3)
+
+    watch = await left(
+        app,
+        1,
+        b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+        b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+    )
+    assert told(watch)[-2:] == ["first: await socket.receive()", "in finally: await trio.sleep(3)"]
+
+
+async def test_events_are_watched_as_other_streams(app, autojump_clock):
+    async def numbers():
+        try:
+            yield "1"
+            await trio.sleep(2)
+        finally:
+            await trio.sleep(3)
+
+    @app.get("/")
+    async def handler() -> Response:
+        return Response.events(numbers())
+
+    watch = await left(app, 3)
+    assert told(watch) == ["first: await trio.sleep(2)", "in finally: await trio.sleep(3)"]
+    assert linecache.getline(__file__, watch.waits[0].place.line).strip() == 'yield "1"'
 
 
 # Swallowing

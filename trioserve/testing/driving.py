@@ -77,9 +77,6 @@ class Driven(Coroutine[Any, Any, T]):
     def __await__(self) -> Generator[Any, Any, T]:
         return self  # `await` needs no more than `send`, `throw`, `close` and `__next__`
 
-    def __iter__(self) -> Driven[T]:
-        return self
-
     @trio.lowlevel.enable_ki_protection
     def __next__(self) -> Any:
         __tracebackhide__ = True

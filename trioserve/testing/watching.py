@@ -101,7 +101,7 @@ class Watch:
         owner = self.owner(task.parent_nursery)
         if owner is None:
             return
-        starter = self._followers.get(trio.lowlevel.current_task())
+        starter = self._followers.get(trio.lowlevel.current_task()) if trio.lowlevel.in_trio_task() else None
         follower = _Follower(self, task, owner.progress, starter=starter)
         self._followers[task] = follower
         task.coro = Driven(task.coro, follower)  # type: ignore[assignment]  # behaves as the one that it drives
@@ -250,13 +250,11 @@ class _Follower:
         first, self.met = not self.met, True
         if not first:
             self._cuts += 1
-            if closes_all_the_same(frames):
-                return
-        trail = _trail(frames)
+        trail, harmless = _trail(frames), closes_all_the_same(frames)
         if not trail:
             self._answered = self._answered or (not first and any(frame.f_code in _ANSWERING for frame in frames))
-            if not (first and self._endpoint):
-                return
+        if not (first and (trail or self._endpoint)) and (harmless or not trail):
+            return
         cut = Cut(
             number=self._number,
             task=self._name,
@@ -264,7 +262,7 @@ class _Follower:
             trail=trail,
             at=trio.current_time(),
             first=first,
-            cleanup=cleanup_of(frames) or self._started_in,
+            cleanup=None if harmless or not trail else cleanup_of(frames) or self._started_in,
             exchange=self.progress.exchange,
         )
         self._first = self._first or cut
