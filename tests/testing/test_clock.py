@@ -7,7 +7,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from contextlib import aclosing
 from functools import partial
 
 import pytest
@@ -150,6 +151,57 @@ async def test_a_descriptor_takes_its_real_time() -> None:
             await trio.lowlevel.wait_readable(ours)
         thread.join()
     assert 0.005 <= trio.current_time() < HOUR
+
+
+class Hidden:
+    """An awaitable whose frames trio cannot see, as some libraries have them."""
+
+    def __init__(self, wait: Callable[[], Awaitable[None]]) -> None:
+        self._wait = wait
+
+    def __await__(self) -> Generator[object, object, None]:
+        return self._wait().__await__()
+
+
+@virtually
+async def test_a_thread_takes_its_real_time_also_in_frames_that_cannot_be_seen() -> None:
+    with trio.fail_after(HOUR):
+        await Hidden(partial(trio.to_thread.run_sync, partial(time.sleep, 0.01)))
+    assert 0.01 <= trio.current_time() < HOUR
+
+
+@virtually
+async def test_a_thread_takes_its_real_time_in_an_async_generator() -> None:
+    async def rows() -> AsyncIterator[None]:
+        yield await trio.to_thread.run_sync(time.sleep, 0.01)
+
+    with trio.fail_after(HOUR):
+        async with aclosing(rows()) as generator:
+            await anext(generator)
+        async with aclosing(rows()) as generator:
+            await anext(generator, None)
+    assert 0.02 <= trio.current_time() < HOUR
+
+
+@virtually
+async def test_a_descriptor_takes_its_real_time_also_in_frames_that_cannot_be_seen() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        with trio.move_on_after(0.01) as scope:
+            await Hidden(partial(trio.lowlevel.wait_readable, ours))
+        assert scope.cancelled_caught
+    assert trio.current_time() >= 0.01
+
+
+@virtually
+async def test_when_the_descriptor_waits_have_ended_time_jumps_again() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"x")
+        await trio.lowlevel.wait_readable(ours)
+        await trio.lowlevel.wait_writable(ours)
+        await trio.sleep(HOUR)
+    assert trio.current_time() >= HOUR
 
 
 @virtually

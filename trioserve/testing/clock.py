@@ -7,7 +7,7 @@ the next deadline, and the clock jumps there: `trio.sleep(3600)` takes no time a
 does that too, but jumps as well while a worker thread computes or a child process starts: to it they are silence. A
 handler with a deadline of five seconds is then cancelled in the first millisecond of its query. So here time goes at
 its usual rate as long as any task waits for the world outside: a worker thread, or a descriptor (socket, pipe, child
-process). Whether one does is seen in the frames in which tasks are suspended.
+process).
 
 When all tasks are blocked trio asks its clock how long to sleep, and it asks again after each look at the descriptors.
 The answer is given in two steps: first "not at all", so that trio looks for what has arrived meanwhile; and if no task
@@ -132,14 +132,24 @@ class _Where(Enum):
 
 
 def _where_tasks_wait() -> _Where:
+    # Threads and descriptors are counted by trio; the frames say which of them are not the world outside. Where frames
+    # are hidden, as behind an `__await__` that is written by hand, too much counts as outside, which is only slow.
+    threads, descriptors = trio.testing.active_thread_count(), _descriptors_waited_for()
     where = _Where.TIME
     for task in _all_tasks():
-        waits = [frame.f_code for frame, _ in task.iter_await_frames()]
-        if _waits_outside(task, waits):
-            return _Where.OUTSIDE
-        if trio.testing.wait_all_tasks_blocked.__code__ in waits:
+        calls = [frame.f_code for frame, _ in task.iter_await_frames()]
+        if task.name == _RUN_SYNC_SOON or HangupWatch.run.__code__ in calls:
+            descriptors -= 1
+        threads -= _threads_served(calls)
+        if trio.testing.wait_all_tasks_blocked.__code__ in calls:
             where = _Where.FOR_OTHERS
-    return where
+    return _Where.OUTSIDE if threads or descriptors else where
+
+
+def _descriptors_waited_for() -> int:
+    statistics = trio.lowlevel.current_statistics().io_statistics
+    # What is told apart, as reading and writing, is another thing on each system.
+    return sum(getattr(statistics, name) for name in dir(statistics) if name.startswith("tasks_waiting"))
 
 
 def _all_tasks() -> Iterator[trio.lowlevel.Task]:
@@ -152,22 +162,20 @@ def _all_tasks() -> Iterator[trio.lowlevel.Task]:
             rest.extend(nursery.child_tasks)
 
 
-def _waits_outside(task: trio.lowlevel.Task, waits: list[CodeType]) -> bool:
-    """True if a task that is suspended in these calls, innermost last, waits for a thread or for a descriptor."""
-    if not _DESCRIPTORS.isdisjoint(waits):
-        return HangupWatch.run.__code__ not in waits and task.name != _RUN_SYNC_SOON
-    # In a thread's stead a task may also run what the thread asks for; then it is not parked in this very call.
-    return _PARKED in waits and waits[waits.index(_PARKED) - 1] is trio.to_thread.run_sync.__code__
+def _threads_served(calls: list[CodeType]) -> int:
+    """How many threads wait for this task, which does what they ask for: it has started them, and is not parked there.
+
+    Args:
+        calls: those in which the task is suspended, innermost last.
+    """
+    started = calls.count(_TO_THREAD)
+    if started and _PARKED in calls and calls[calls.index(_PARKED) - 1] is _TO_THREAD:
+        return started - 1
+    return started
 
 
+_TO_THREAD = trio.to_thread.run_sync.__code__
 _PARKED = trio.lowlevel.wait_task_rescheduled.__code__
-
-# Some exist on some systems only.
-_DESCRIPTORS = frozenset(
-    getattr(trio.lowlevel, name).__code__
-    for name in ("wait_readable", "wait_writable", "wait_kevent", "wait_overlapped")
-    if hasattr(trio.lowlevel, name)
-)
 
 _RUN_SYNC_SOON = "<TrioToken.run_sync_soon task>"
 """What trio calls its task that waits for `run_sync_soon`."""
