@@ -300,13 +300,38 @@ async def test_where_there_is_no_room_nothing_is_sent_at_once(pair) -> None:
         assert client.sent > 65_536
 
 
-async def test_on_a_socket_it_cannot_vanish_nor_know_what_was_written() -> None:
+async def test_what_only_a_connection_in_memory_can_do_is_refused_on_a_socket() -> None:
+    only_in_memory = partial(pytest.raises, ValueError)
     async with open_house(on_socket) as here:
-        with pytest.raises(ValueError, match="a client on a socket cannot vanish"):
-            here.client.leave(Way.VANISH)
+        client = here.client
+        with only_in_memory(match="vanishing is possible in memory only"):
+            client.leave(Way.VANISH)
+        assert client.left is None
+        with only_in_memory(match="what the server has written"):
+            _ = client.written_after_departure
+        with only_in_memory(match="what has come"):
+            _ = client.is_readable
+        with only_in_memory(match="when the server has closed"):
+            await client.until_server_closed()
+
+
+async def test_no_other_way_to_leave_is_known() -> None:
+    async with open_house(in_memory) as here:
+        with pytest.raises(ValueError, match="BYE"):
+            here.client.leave("BYE")
         assert here.client.left is None
-        with pytest.raises(ValueError, match="known in memory only"):
-            _ = here.client.written_after_departure
+
+
+async def test_in_memory_it_knows_whether_something_has_come_and_when_the_server_has_closed() -> None:
+    async with open_house(in_memory) as here:
+        client = here.client
+        assert not client.is_readable
+        await client.send(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        await client.until_server_closed()
+        assert client.is_readable
+        assert len(here.records.all) == 1
+        await client.read_to_end()
+        assert client.ended is Way.FIN
 
 
 @pytest.mark.parametrize("writes", [True, False])

@@ -140,7 +140,7 @@ class Peer:
         """Leave, in this very moment. From anywhere: a task, a callback, an instrument.
 
         Raises:
-            ValueError: no way is called so; or it is VANISH on a socket, whose system answers as long as it lives.
+            ValueError: no way is called so; or it is VANISH on a socket: see `vanish`.
         """
         way = Way(way)
         match way:
@@ -172,24 +172,31 @@ class Peer:
         Raises:
             ValueError: on a socket, where bytes are under way.
         """
-        if self._in_memory is None:
-            raise ValueError("what a server has written by when is known in memory only: Peer(server.connect())")
-        return 0 if self._written_when_heard is None else self._in_memory.written - self._written_when_heard
-
-    @property
-    def _in_memory(self) -> MemoryPeer | None:
-        return self._stream if isinstance(self._stream, MemoryPeer) else None
+        stream = self._in_memory("knowing what the server has written")
+        return 0 if self._written_when_heard is None else stream.written - self._written_when_heard
 
     @property
     def is_readable(self) -> bool:
-        """True if something has come that was not received: bytes, or the connection's end. In memory."""
-        return _in_memory(self._stream).is_readable
+        """True if something has come that was not received: bytes, or the connection's end. In memory.
+
+        Raises:
+            ValueError: on a socket.
+        """
+        return self._in_memory("knowing what has come").is_readable
 
     async def until_server_closed(self) -> None:
         """Wait until the server has closed its end. Of an exchange that ends with that, the observers know then. In
         memory.
+
+        Raises:
+            ValueError: on a socket.
         """
-        await _in_memory(self._stream).until_server_closed()
+        await self._in_memory("knowing when the server has closed").until_server_closed()
+
+    def _in_memory(self, what: str) -> MemoryPeer:
+        if isinstance(self._stream, MemoryPeer):
+            return self._stream
+        raise ValueError(f"{what} is possible in memory only, with Peer(server.connect()), and not on a socket")
 
     def close(self) -> None:
         """Close the connection: a FIN, or a RST if received bytes lie unread. Not counted as leaving."""
@@ -210,14 +217,9 @@ class Peer:
         """Be silent from now on. Not counted as leaving.
 
         Raises:
-            ValueError: on a socket.
+            ValueError: on a socket, whose system answers as long as it lives.
         """
-        if self._in_memory is None:
-            raise ValueError(
-                "a client on a socket cannot vanish, for its system goes on answering; play VANISH in memory: "
-                "Peer(server.connect())"
-            )
-        self._in_memory.vanish()
+        self._in_memory("vanishing").vanish()
 
     def half_close(self) -> None:
         """Send a FIN and go on receiving. Not counted as leaving."""
@@ -261,9 +263,3 @@ def _send(sock: socket.socket, data: bytes | bytearray | memoryview) -> int:
         return 0
     except OSError as error:
         raise trio.BrokenResourceError(f"the connection is broken: {error.strerror}") from error
-
-
-def _in_memory(stream: MemoryPeer | trio.SocketStream) -> MemoryPeer:
-    if not isinstance(stream, MemoryPeer):
-        raise TypeError("this can be known in memory only, not on a socket")
-    return stream
