@@ -149,12 +149,13 @@ class _Waiters:
         self._interruptions = 0
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
-        await trio.lowlevel.checkpoint()
+        """Always a checkpoint. As in the system, a wait that is over is not interrupted any more."""
         interruptions = self._interruptions
+        await trio.lowlevel.checkpoint()
         while not condition():
-            await self._lot.park()
             if self._interruptions != interruptions:
                 raise Interrupted
+            await self._lot.park()
 
     def wake(self) -> None:
         self._lot.unpark_all()
@@ -229,6 +230,7 @@ class MemoryTransport(_End):
 
     async def wait_readable(self) -> None:
         await self._readers.wait_until(lambda: bool(self._spool.size) or self._readable())
+        self._interrupt_if_closed()
 
     def send_nowait(self, data: bytes | memoryview | FileSlice) -> int:
         if self._broken is not None:
@@ -244,6 +246,11 @@ class MemoryTransport(_End):
 
     async def wait_writable(self) -> None:
         await self._writers.wait_until(self._writable)
+        self._interrupt_if_closed()
+
+    def _interrupt_if_closed(self) -> None:
+        if self._closed:
+            raise Interrupted
 
     def watch(self, on_hangup: OnHangup) -> None:
         self._on_hangup = on_hangup
