@@ -140,11 +140,12 @@ class Sender:
         """Hand over what is left, waiting for room."""
         self._busy = True
         try:
-            while self._unsent and not self._try_push():
-                if self._departure.end is None:
-                    await self._wait_for_room()
-                else:
+            while self._unsent:
+                if self._departure.end is not None:
+                    # Also if there is room: the news may have come in the moment in which a wait for it was over.
                     await self._after_the_end()
+                elif not self._try_push():
+                    await self._wait_for_room()
         except Interrupted:
             await self._after_the_end()
         finally:
