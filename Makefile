@@ -11,6 +11,11 @@ PEERS := .peers
 COVERAGE := 97
 COVERED := trioserve/core/*,trioserve/connection/*
 
+# The tests are shared out between so many processes. The order stays random: a process takes the next tests as they
+# come, and when it has none left, half of another's. One that has crashed or hung is not replaced; the other goes on.
+PROCESSES := 2
+SHARED := --numprocesses=$(PROCESSES) --dist=worksteal --max-worker-restart=0
+
 FUZZ := 1000000
 
 .PHONY: help demo test explore conformance fuzz lint format bench hostile clean
@@ -33,7 +38,9 @@ demo: $(INSTALLED)
 	$(BIN)/trioserve demo
 
 test: lint
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage erase
+	COVERAGE_PROCESS_START='$(CURDIR)/pyproject.toml' $(BIN)/pytest $(SHARED)
+	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --include='$(COVERED)' --fail-under=$(COVERAGE)
 
 explore: $(INSTALLED)

@@ -128,7 +128,7 @@ async def test_it_runs_around_dependencies(log: Log):
 @pytest.mark.parametrize(
     "function",
     [lambda request, call_next: None, App, None, "middleware", print],  # noqa: ARG005
-    ids=repr,
+    ids=["lambda", "class", "None", "text", "builtin"],
 )
 def test_what_is_no_async_function_is_refused(function):
     with pytest.raises(ConfigError, match="must be async def"):
