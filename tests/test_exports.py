@@ -84,6 +84,7 @@ PUBLIC_FOR_TESTS = [
     "Peer",
     "Place",
     "Point",
+    "Quiet",
     "RawAnswer",
     "Reach",
     "Read",

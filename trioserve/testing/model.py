@@ -231,6 +231,9 @@ EPSILON = 1e-6
 _HEAD_SIZE = 1000
 """More bytes than the head of an answer has here."""
 
+_RESET_BEHIND_FIN = 0.02
+"""Seconds within which a RST that follows a FIN is noticed where the system does not tell (`HangupNews.READ_AHEAD`)."""
+
 _UNREAD_FOR = 0.25
 """Seconds for which bytes may lie unread, if they are so many that a FIN behind them cannot arrive."""
 
@@ -265,7 +268,7 @@ class _Notice(NamedTuple):
     cause: Cause
     phases: frozenset[Phase] | None = None  # None: whatever it is in by then
     certain: bool = True  # this comes, if nothing else comes before
-    or_later: bool = False
+    within: float = 0.0  # seconds from then, in which it may come
 
 
 class _Own(NamedTuple):
@@ -391,17 +394,18 @@ class _Exchange:
 
     def _notices(self) -> Iterator[_Notice]:
         if Way.RESET in self.left:
-            yield _Notice(self.left[Way.RESET], Cause.RESET)
+            behind_fin = Way.HALF_CLOSE in self.left
+            yield _Notice(self.left[Way.RESET], Cause.RESET, within=_RESET_BEHIND_FIN if behind_fin else 0.0)
         if Way.VANISH in self.left:
             yield _Notice(self.left[Way.VANISH] + self._deadlines.vanish, Cause.VANISHED)
         fin = min((self.left[way] for way in (Way.FIN, Way.HALF_CLOSE) if way in self.left), default=math.inf)
         yield from self._after_fin(fin)
         if Way.FIN in self.left:
             yield from self._after_close(self.left[Way.FIN], probed=max(fin, self.head))
-        yield _Notice(self.broken, Cause.RESET)
+        yield _Notice(self.broken, Cause.RESET, within=_RESET_BEHIND_FIN)
         if self.may_block:
             stalled = self.answers + self._deadlines.send_stall
-            yield _Notice(stalled, Cause.WRITE_TIMEOUT, IN_RESPONSE, certain=False, or_later=True)
+            yield _Notice(stalled, Cause.WRITE_TIMEOUT, IN_RESPONSE, certain=False, within=math.inf)
 
     def _after_fin(self, at: float) -> Iterator[_Notice]:
         """Nothing more comes. In the midst of a request that is a departure, whatever the policy."""
@@ -418,10 +422,12 @@ class _Exchange:
         if not self._script.reads or any(abs(moment - at) < EPSILON for moment in moments):
             yield _Notice(at, Cause.RESET, certain=False)
         if self._service.half_close is HalfClose.PROBE and b" HTTP/1.1\r\n" in self.wire.head and probed >= at:
-            yield _Notice(probed, Cause.RESET, certain=probed < self.answers - EPSILON)
+            certain = probed < self.answers - EPSILON
+            yield _Notice(probed, Cause.RESET, certain=certain, within=_RESET_BEHIND_FIN)
         for sent in self.sends or [self.own.at]:
             if sent > at - EPSILON:
-                yield _Notice(sent, Cause.RESET, IN_RESPONSE, certain=at + EPSILON < sent < self.own.at - EPSILON)
+                certain = at + EPSILON < sent < self.own.at - EPSILON
+                yield _Notice(sent, Cause.RESET, IN_RESPONSE, certain=certain, within=_RESET_BEHIND_FIN)
 
     # What its record may be
 
@@ -443,7 +449,7 @@ class _Exchange:
     @property
     def certainly_noticed(self) -> float:
         """When it ends early, if it has not ended before."""
-        return min((notice.at for notice in self.notices() if notice.certain), default=math.inf)
+        return min((notice.at + notice.within for notice in self.notices() if notice.certain), default=math.inf)
 
     def judge(self, record: Record) -> Iterator[str]:
         """What of its record is not allowed."""
@@ -503,7 +509,7 @@ class _Exchange:
         latest = min(self.certainly_noticed, own.at if own.certain else math.inf) + EPSILON
         if own.cause is not None:
             phases = IN_RESPONSE if self.streams else frozenset({Phase.HANDLER, Phase.BODY})
-            yield _Notice(own.at, own.cause, phases, or_later=not own.certain)
+            yield _Notice(own.at, own.cause, phases, within=0.0 if own.certain else math.inf)
         for notice in self.notices():
             if notice.at < latest:
                 yield notice
@@ -513,7 +519,7 @@ class _Exchange:
         late = 2 * _UNREAD_FOR if self._course.blocked or len(self._script.stream) > self._service.room // 2 else 0
         if notice.cause is not record.cause or record.noticed_at < notice.at - EPSILON:
             return False
-        if not notice.or_later and record.noticed_at > notice.at + late + EPSILON:
+        if record.noticed_at > notice.at + max(late, notice.within) + EPSILON:
             return False
         return record.phase in self.phases_at(record.noticed_at) & (notice.phases or frozenset(Phase))
 

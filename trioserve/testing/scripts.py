@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from trioserve.core.limits import Deadlines, Limits
 from trioserve.core.records import ClientAddress
@@ -91,7 +92,7 @@ class Pause(Coded):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Read(Coded):
-    """Wait for so many bytes more, or the connection's end, in whichever way the script reads."""
+    """Wait until so many bytes have been received, since the beginning; or for the connection's end."""
 
     count: int
 
@@ -108,6 +109,11 @@ class Reach(Coded):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class Quiet(Coded):
+    """Wait until everybody waits: the server has done what it can with what was sent."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Stay(Coded):
     """Wait until the server has ended the connection, but not for more than so many seconds."""
 
@@ -121,7 +127,7 @@ class Leave(Coded):
     way: Way
 
 
-Action = Send | Pause | Read | Reach | Stay | Leave
+Action = Send | Pause | Read | Reach | Quiet | Stay | Leave
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -206,13 +212,19 @@ Connect = Callable[[], "RawPeer | Awaitable[RawPeer]"]
 
 
 async def play_script(
-    script: Script, connect: Connect, *, reached: Callable[[int], Awaitable[None]] | None = None
+    script: Script,
+    connect: Connect,
+    *,
+    reached: Callable[[int], Awaitable[None]] | None = None,
+    cushion: float = 0.0,
 ) -> Course:
     """Play a script on a connection of its own.
 
     Args:
         connect: makes the client; it may be async.
         reached: waits until the handlers have reached so many marks: `Marks.reached`. Needed for `Reach`.
+        cushion: for how many real seconds everybody must have waited for `Quiet`. In memory 0; on sockets, where bytes
+            are under way for a moment, some hundredths, and the server must be in the same trio run.
 
     What the server does with it afterwards is not waited for: wait for its records (`Records.count`).
 
@@ -221,7 +233,7 @@ async def play_script(
     peer = connect()
     if isinstance(peer, Awaitable):
         peer = await peer
-    player = _Player(script, peer, reached)
+    player = _Player(script, peer, reached, cushion)
     try:
         return await player.play()
     finally:
@@ -229,10 +241,13 @@ async def play_script(
 
 
 class _Player:
-    def __init__(self, script: Script, peer: RawPeer, reached: Callable[[int], Awaitable[None]] | None) -> None:
+    def __init__(
+        self, script: Script, peer: RawPeer, reached: Callable[[int], Awaitable[None]] | None, cushion: float
+    ) -> None:
         self._script = script
         self._peer = peer
         self._reached = reached
+        self._cushion = cushion
         self._rest = memoryview(script.stream)
         self._received = bytearray()
         self._course = Course(peer.client, began=trio.current_time())
@@ -259,9 +274,11 @@ class _Player:
             case Pause(seconds):
                 await trio.sleep(seconds)
             case Read(count):
-                await self._read(len(self._received) + count)
+                await self._read(count)
             case Reach(marks):
                 await self._reach(marks)
+            case Quiet():
+                await wait_all_tasks_blocked(self._cushion)
             case Stay(seconds):
                 with trio.move_on_after(seconds):
                     await self._until_over()
