@@ -31,8 +31,8 @@ LIFETIME = 1000.0
 """Virtual seconds after which a play in memory is over."""
 
 CUSHION = 0.01
-"""Real seconds for which everybody must have waited on sockets: what was sent on loopback has arrived long before. Where
-reading ahead must tell of a reset behind a FIN, it looks every 0.02."""
+"""Real seconds for which everybody must have waited on sockets: what was sent on loopback has arrived long before. A
+connection that reads ahead and has met a FIN looks for a reset every 0.02."""
 
 HANDLERS = {
     "/quick": Handler(content=5),
