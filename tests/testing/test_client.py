@@ -21,6 +21,7 @@ from trioserve import (
     Deadlines,
     DropConnection,
     HalfClose,
+    Limits,
     Outcome,
     Phase,
     Request,
@@ -606,3 +607,46 @@ except ModuleNotFoundError as error:
     assert (
         said == f"trioserve.testing.{name} needs the package httpx; install it with pip install 'trioserve[testing]'\n"
     )
+
+
+def test_behind_a_trusted_proxy_an_answer_has_its_own_record_and_points_are_its_own(desk):
+    config = Config(trusted_proxies=("198.51.100.0/24",))
+    mine = {"x-forwarded-for": "192.0.2.1"}
+
+    async def script(client):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.get, "/")
+            await trio.sleep(1)
+            client.leave(Way.FIN, Checkpoint(2))
+            return await client.get("/", headers=mine)
+
+    record = play(desk.app, script, config).record
+    assert (record.client, record.noticed_at) == (("192.0.2.1", 0), 1 + REST)
+
+
+def test_a_connection_that_is_one_too_many_is_an_error(desk):
+    async def script(client):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.get, "/")
+            await trio.sleep(1)
+            with pytest.raises(httpx.ReadError, match="reset"):
+                await client.get("/")
+
+    play(desk.app, script, Config(limits=Limits(connections_per_client=1)))
+
+
+def test_two_requests_at_once_can_each_be_left_at_their_own_points(desk):
+    async def script(client):
+        answers = {}
+
+        async def ask(number):
+            answers[number] = await client.get("/")
+
+        async with trio.open_nursery() as nursery:
+            for number in (2, 3):
+                client.leave(Way.FIN, Checkpoint(number))
+                nursery.start_soon(ask, number)
+                await trio.sleep(1)
+        return {number: answer.record.noticed_at for number, answer in answers.items()}
+
+    assert play(desk.app, script) == {2: REST, 3: 1 + 2 * REST}

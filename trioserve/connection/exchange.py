@@ -109,6 +109,10 @@ class ServedExchange:
         return self._head or self._connection.engine.request_line
 
     @property
+    def connection_id(self) -> int:
+        return self._connection.id
+
+    @property
     def client(self) -> ClientAddress | None:
         return self._connection.transport.client if self._forwarded is None else self._forwarded.client
 
@@ -505,7 +509,7 @@ class ServedExchange:
             http_version=line.http_version if line else None,
             headers=self._head.headers if self._head else None,
             client=self.client,
-            connection_id=self._connection.id,
+            connection_id=self.connection_id,
             exchange_number=self.number,
             request_body_bytes=self._request_bytes,
             response_body_bytes=self._connection.sender.content_bytes,
@@ -531,7 +535,7 @@ class ServedExchange:
             http_version=line.http_version if line else None,
             headers=self._head.headers if self._head else None,
             client=self.client,
-            connection_id=self._connection.id,
+            connection_id=self.connection_id,
             exchange_number=self.number,
             request_body_bytes=self._request_bytes,
             request_body_expected=self._head.content_length if self._head and not self.switched else None,

@@ -328,21 +328,24 @@ class Server:
     # Both only while `running`; what comes when that is ending is closed: the others may have been told to end already,
     # and nobody would tell this one.
 
-    def open(self, transport: Transport, address: Address) -> None:
-        """Serve a transport that was accepted at an address, once it has passed what the address asks for."""
+    def open(self, transport: Transport, address: Address) -> int | None:
+        """Serve a transport that was accepted at an address, once it has passed what the address asks for.
+
+        Returns the connection's id, as in its records; None if it is none yet, or will be none.
+        """
         if not address.proxy_protocol and self._sends_away(transport):
-            return
+            return None
         if not needs_opening(address):
-            self.start(transport)
-            return
+            return self.start(transport)
         if self._is_ending:
             transport.close()
-            return
+            return None
         opening = Opening(transport, address, self._config.deadlines.handshake, self._context.date)
         # A proxy counts for nobody, and whom it speaks for is not known yet.
         self._living[opening] = None if address.proxy_protocol else self._crowd.came(transport.client)
         self._context.idle.add(opening)
         self.connections.start_soon(self._open, opening, address)
+        return None
 
     async def _open(self, opening: Opening, address: Address) -> None:
         async def run() -> None:
@@ -377,12 +380,12 @@ class Server:
     def _is_ending(self) -> bool:
         return self._over.is_set() or self._starting.cancel_called
 
-    def start(self, transport: Transport) -> None:
-        """Serve a transport as a connection."""
+    def start(self, transport: Transport) -> int | None:
+        """Serve a transport as a connection. Returns its id; None if the server is ending, and it was closed."""
         connections = self.connections
         if self._is_ending:
             transport.close()
-            return
+            return None
         match self._config.hangup_news:
             case HangupNews.READ_AHEAD:
                 transport = self._read_ahead(ReadAhead, transport, connections)
@@ -393,6 +396,7 @@ class Server:
         # during the drain, behind its opening, ends with its first answer, since all announce the end by then.
         self._living[connection] = self._crowd.came(transport.client)
         connections.start_soon(self._serve, connection)
+        return connection.id
 
     def _read_ahead(self, kind: type[ReadAhead], transport: Transport, connections: trio.Nursery) -> ReadAhead:
         reads_ahead = kind(transport, self._spool(allowance=READ_AHEAD))

@@ -26,6 +26,7 @@ import h11
 import httpx
 import trio
 
+from trioserve.connection.exchange import ServedExchange
 from trioserve.core.application import Application
 from trioserve.core.records import Abandoned, Completed, Record
 from trioserve.server.config import Config
@@ -140,7 +141,7 @@ class TestClient(httpx.AsyncClient):
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
-        self._calls.served = await self._serving.__aenter__()
+        self._calls.open(await self._serving.__aenter__())
         return self
 
     async def __aexit__(  # type: ignore[override] # what ends the server may end the block
@@ -196,6 +197,14 @@ class _Calls(httpx.AsyncBaseTransport):
         self._idle: list[_Connection] = []
         self._armed: tuple[Way, Point] | None = None
 
+    def open(self, server: Served) -> None:
+        self.served = server
+        server.watch.on_checkpoint = self._at_checkpoint
+
+    def _at_checkpoint(self, wait: Wait) -> None:
+        for call in tuple(self._under_way):
+            call.at_checkpoint(wait)
+
     def demand_served(self) -> Served:
         if self.served is None:
             raise RuntimeError("the client is not open; open it with `async with TestClient(app) as client:`")
@@ -250,6 +259,8 @@ class _Connection:
     def __init__(self, server: Served) -> None:
         self.server = server
         self.peer = server.connect()
+        # The server's; None if it has sent the connection away.
+        self.id = self.peer.connection_id
         self.h11 = h11.Connection(h11.CLIENT)
         # The number of the exchange that is under way, or was.
         self.number = 1
@@ -298,8 +309,6 @@ class _Call:
         self._is_whole = False
         # What is waited for now: the departure ends it.
         self._waiting: trio.CancelScope | None = None
-        if armed is not None and isinstance(armed[1], Checkpoint):
-            connection.server.watch.on_checkpoint = self._at_checkpoint
 
     # Leaving
 
@@ -319,8 +328,11 @@ class _Call:
         """True if the client has left in a way in which it receives nothing more."""
         return self._peer.left is not None and self._peer.left.way is not Way.HALF_CLOSE
 
-    def _at_checkpoint(self, wait: Wait) -> None:
-        if wait.exchange.client == self.connection.peer.client:
+    def at_checkpoint(self, wait: Wait) -> None:
+        """A handler has reached a checkpoint, perhaps that of this request."""
+        exchange = wait.exchange
+        assert isinstance(exchange, ServedExchange), "whoever watches is called by the connection"
+        if (exchange.connection_id, exchange.number) == (self.connection.id, self.connection.number):
             self._arrive(Checkpoint(wait.number))
 
     def _arrive(self, point: Point) -> None:
@@ -497,8 +509,6 @@ class _Call:
 
     def stop(self) -> None:
         """Nothing more is sent or received. If the answer is not complete, this is a departure."""
-        if self.connection.server.watch.on_checkpoint == self._at_checkpoint:
-            self.connection.server.watch.on_checkpoint = None
         self._ended(self)
 
     async def finish(self, answer: Answer) -> None:
@@ -509,12 +519,14 @@ class _Call:
             raise RuntimeError(f"the client was to leave at {self._armed[1]!r}, but the exchange ended before that")
 
     async def _record(self) -> Record | None:
-        records, which = self.connection.server.records, (self.connection.peer.client, self.connection.number)
+        records, connection, number = self.connection.server.records, self.connection.id, self.connection.number
+        if connection is None:
+            return None
         if not self._is_whole:
             await self._peer.until_server_closed()
-            if not records.has(*which):
+            if not records.has(connection, number):
                 return None
-        return await records.of(*which)
+        return await records.of(connection, number)
 
 
 class _Content(httpx.AsyncByteStream):

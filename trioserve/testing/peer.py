@@ -45,6 +45,8 @@ class Peer:
         self._stream = stream
         # The address that the server sees.
         self.client: ClientAddress = _address(stream)
+        # The id that the server's records give its connection. In memory, without TLS or the PROXY protocol; else None.
+        self.connection_id = stream.connection_id if isinstance(stream, MemoryPeer) else None
         # All that was ever received.
         self.received = bytearray()
         # How many bytes were handed to the connection.

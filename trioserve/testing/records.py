@@ -39,21 +39,23 @@ class Records:
         """Wait until there are so many records, and the hooks of the abandoned ones were called."""
         await self._until(lambda: self.all if len(self.all) >= number and self._all_told() else None)
 
-    async def of(self, client: ClientAddress, number: int) -> Record:
-        """Wait for the record of exchange `number` (1, 2, 3 ...) of the connection from that address; if it is
-        `Abandoned`, until its hook was called too.
+    async def of(self, connection: ClientAddress | int, number: int) -> Record:
+        """Wait for the record of exchange `number` (1, 2, 3 ...) of a connection; if it is `Abandoned`, until its hook
+        was called too.
 
-        A client behind a trusted proxy has the address that the proxy says.
+        Args:
+            connection: its id; or its client's address, which is what a proxy says if one is trusted.
+            number: 1 is the connection's first.
         """
-        return await self._until(lambda: self._of(client, number))
+        return await self._until(lambda: self._of(connection, number))
 
-    def has(self, client: ClientAddress, number: int) -> bool:
+    def has(self, connection: ClientAddress | int, number: int) -> bool:
         """True if the observers know the record of that exchange."""
-        return any((record.client, record.exchange_number) == (client, number) for record in self.all)
+        return any(_is_of(record, connection, number) for record in self.all)
 
-    def _of(self, client: ClientAddress, number: int) -> Record | None:
+    def _of(self, connection: ClientAddress | int, number: int) -> Record | None:
         for record in self.all:
-            if (record.client, record.exchange_number) == (client, number):
+            if _is_of(record, connection, number):
                 return record if isinstance(record, Completed) or any(record is told for told in self.told) else None
         return None
 
@@ -66,3 +68,7 @@ class Records:
         while (found := look()) is None:
             await self._news.park()
         return found
+
+
+def _is_of(record: Record, connection: ClientAddress | int, number: int) -> bool:
+    return record.exchange_number == number and connection in {record.connection_id, record.client}

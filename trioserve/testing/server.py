@@ -50,7 +50,7 @@ class MemoryServer:
             segment=segment,
             response_room=response_room,
         )
-        self._server.open(transport, address or _IN_THE_CLEAR)
+        peer.connection_id = self._server.open(transport, address or _IN_THE_CLEAR)
         return peer
 
     @property

@@ -359,8 +359,9 @@ class MemoryPeer(_End, trio.abc.HalfCloseableStream):
         self._vanished = False
         # Tasks that wait for the server's close.
         self._parting = _Waiters()
-        # The address that it seems to have.
+        # The address that it seems to have, and the id that records give its connection; None if it is not known.
         self.client = client
+        self.connection_id: int | None = None
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of `data`; blocks while the server takes nothing.
