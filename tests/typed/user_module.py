@@ -64,7 +64,7 @@ from trioserve import (
     serve,
     tls_context,
 )
-from trioserve.testing import MemoryPeer, MemoryServer, memory_server
+from trioserve.testing import Answer, Checkpoint, MemoryPeer, MemoryServer, TestClient, Way, memory_server
 
 log = logging.getLogger(__name__)
 
@@ -422,3 +422,20 @@ async def test_item() -> None:
             await client.send_all(b"GET /items/pear HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
             assert b"".join([data async for data in client]).endswith(b'{"pear":3}')
     assert_type(await item("pear", Transaction(Stock({"pear": 3}))), dict[str, int])
+
+
+async def ask_in_a_test() -> None:
+    """As a user's test does."""
+    async with TestClient(app, Config(), follow_redirects=True) as client:
+        answer = await client.get("/", params={"word": "x"}, headers={"x": "y"})
+        assert_type(answer, Answer)
+        assert_type(answer.status_code, int)
+        assert answer.record.status == 200
+        assert isinstance(answer.record, Completed)
+        async with client.stream("POST", "/", json={"a": 1}) as streamed:
+            assert_type(streamed, Answer)
+        client.leave(Way.RESET, Checkpoint(1))
+        left = await client.request("GET", "/")
+        assert_type(left, Answer)
+        assert isinstance(left.record, Abandoned)
+        assert_type(left.record.phase, Phase)
