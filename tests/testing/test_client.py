@@ -26,6 +26,7 @@ from trioserve import (
     Phase,
     Request,
     Response,
+    WebSocket,
 )
 from trioserve.testing import (
     Answer,
@@ -650,3 +651,21 @@ def test_two_requests_at_once_can_each_be_left_at_their_own_points(desk):
         return {number: answer.record.noticed_at for number, answer in answers.items()}
 
     assert play(desk.app, script) == {2: REST, 3: 1 + 2 * REST}
+
+
+def test_an_answer_that_switches_protocols_has_no_content_and_to_close_it_is_a_departure():
+    app = App()
+
+    @app.websocket("/")
+    async def talk(socket: WebSocket) -> None:
+        await socket.receive()
+
+    fields = {
+        "connection": "upgrade",
+        "upgrade": "websocket",
+        "sec-websocket-version": "13",
+        "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    answer = play(app, lambda client: client.get("/", headers=fields))
+    assert (answer.status_code, answer.content) == (101, b"")
+    assert (answer.record.sent_status, answer.record.cause) == (101, Cause.FIN)

@@ -233,3 +233,10 @@ def test_all_exchanges_one_after_another_go_through_one_client():
         return [await one(client, *EXCHANGES[name][:2], **EXCHANGES[name][2]) for name in names * 2]
 
     agreed(play)
+
+
+def test_a_body_that_is_too_large_gets_its_answer():
+    async def play(client):
+        return await one(client, "POST", "/refuse", content=bytes(3_000_000))
+
+    assert agreed(play)["status"] == 413

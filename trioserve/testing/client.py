@@ -34,7 +34,7 @@ from trioserve.testing.facts import Wait
 from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Point, ResponseBytes, Way
 from trioserve.testing.peer import STEPS_OF_NEWS
 from trioserve.testing.served import Served, served
-from trioserve.testing.wire import HOST, fields_of, target_of
+from trioserve.testing.wire import HOST, fields_of, head_of, target_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -303,7 +303,7 @@ class _Connection:
 
 
 class _Over(Exception):
-    """Nothing more of an answer comes. `error` is what httpx makes of that if it is none of our client's doing."""
+    """Nothing more of an answer comes. `error` is what httpx makes of that; None if it is the client's own doing."""
 
     def __init__(self, error: httpx.TransportError | None = None) -> None:
         self.error = error
@@ -386,10 +386,9 @@ class _Call:
             pass
 
     def _head(self) -> bytes:
-        request = self._request
-        return self._to_wire(
-            h11.Request(method=request.method, target=target_of(request), headers=list(fields_of(request)))
-        )
+        method, target, fields = self._request.method, target_of(self._request), fields_of(self._request)
+        self._to_wire(h11.Request(method=method, target=target, headers=list(fields)))  # refuses what is malformed
+        return head_of(method, target, fields)  # with the fields in their order, as in `wire_of`
 
     async def _body(self) -> AsyncGenerator[bytes]:
         stream = self._request.stream
@@ -457,7 +456,7 @@ class _Call:
         return answer
 
     async def parts(self) -> AsyncGenerator[bytes]:
-        """The answer's content, as far as it comes.
+        """The answer's content, as far as it comes. None to a 101, behind which nothing is HTTP.
 
         Raises:
             httpx.TransportError: it was cut, though the client has not left.
@@ -466,7 +465,7 @@ class _Call:
             while isinstance(event := await self._event(), h11.Data):
                 yield bytes(event.data)
         except _Over as over:
-            if not self._has_left:
+            if over.error is not None and not self._has_left:
                 await self._fail(over)
         else:
             self._is_whole = True
@@ -481,7 +480,7 @@ class _Call:
             while True:
                 event = self.connection.h11.next_event()
                 if event is h11.PAUSED:
-                    raise _Over  # behind a 101 nothing is HTTP
+                    raise _Over  # it was a 101
                 if event is not h11.NEED_DATA:
                     return cast("h11.Event", event)
                 self.connection.h11.receive_data(await self._receive())
@@ -523,9 +522,10 @@ class _Call:
     async def _fail(self, over: _Over) -> NoReturn:
         """Raise the error, with the record in its message; what the handler raised is its cause."""
         self.stop()
-        error, record = over.error or httpx.RemoteProtocolError("nothing more comes"), await self._record()
+        error, record = over.error, await self._record()
+        assert error is not None, "who has not left is told why nothing comes"
         cause = record.exception if isinstance(record, Abandoned) else None
-        raise type(error)(f"{error} {_in_words(record)}", request=self._request) from cause or over.error
+        raise type(error)(f"{error} {_in_words(record)}", request=self._request) from cause or error
 
     # The end
 
