@@ -630,6 +630,8 @@ def _judge_answers(script: Script, course: Course, records: Sequence[Record], se
     except WrongAnswer as error:
         yield str(error)
         return
+    if len(answers) > len(script.requests) and all(map(is_right, script.requests)):
+        yield f"{len(answers)} answers have come to {len(script.requests)} requests"
     gone = min((at for at, way in course.left if way is not Way.HALF_CLOSE), default=math.inf)
     for number, (answer, wire) in enumerate(zip(answers, script.requests, strict=False), 1):
         if not is_right(wire):

@@ -229,7 +229,12 @@ async def play_script(
     What the server does with it afterwards is not waited for: wait for its records (`Records.count`).
 
     Cancellation: the client closes.
+
+    Raises:
+        ValueError: the script says `Reach`, and `reached` is missing.
     """
+    if reached is None and any(isinstance(action, Reach) for action in script.actions):
+        raise ValueError("a script with Reach must know what handlers reach: play_script(..., reached=marks.reached)")
     peer = connect()
     if isinstance(peer, Awaitable):
         peer = await peer
@@ -327,10 +332,7 @@ class _Player:
             await trio.sleep_forever()
 
     async def _reach(self, marks: int) -> None:
-        if self._reached is None:
-            raise ValueError(
-                f"{Reach(marks)!r} needs to know what handlers reach: play_script(..., reached=marks.reached)"
-            )
+        assert self._reached is not None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._cancel_when_over, nursery)
             await self._reached(marks)
