@@ -24,7 +24,7 @@ from trioserve import (
     Send,
     SendEvent,
 )
-from trioserve.testing import Tally, leave_at_every_point, run
+from trioserve.testing import LeftAMess, Tally, leave_at_every_point, run
 
 POST = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 2000\r\n\r\n" + bytes(2000)
 CHUNKED = (
@@ -335,3 +335,45 @@ def test_what_an_app_holds_for_all_requests_passes(tmp_path: Path) -> None:
 
     app.get("/")(three_awaits)
     prove(app)
+
+
+class Rows:
+    """What a handler writes in a worker thread, for good."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    def commit(self) -> None:
+        self.rows += 1
+
+
+@pytest.mark.parametrize("size", [1, 300_000])
+def test_a_handler_whose_last_await_cannot_be_undone_passes(size: int) -> None:
+    rows = Rows()
+    app = App()
+
+    @app.lifespan
+    async def database() -> AsyncIterator[Rows]:
+        yield rows
+
+    @app.get("/")
+    async def write(database: Rows) -> bytes:
+        await trio.sleep(1)
+        await trio.to_thread.run_sync(database.commit)
+        return bytes(size)
+
+    assert run(leave_at_every_point, app, "/", snapshot=lambda: rows.rows).total > 30
+
+
+def test_a_handler_that_goes_on_behind_what_cannot_be_undone_does_not_pass() -> None:
+    rows = Rows()
+    app = App()
+
+    @app.get("/")
+    async def write() -> str:
+        await trio.to_thread.run_sync(rows.commit)
+        await trio.sleep(1)
+        return "done"
+
+    with pytest.raises(LeftAMess, match="rule    snapshot"):
+        run(leave_at_every_point, app, "/", snapshot=lambda: rows.rows)

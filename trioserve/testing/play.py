@@ -40,11 +40,12 @@ from trioserve.core.application import Application, Background, Endpoint, Exchan
 from trioserve.core.lifecycle import HalfClose
 from trioserve.core.messages import RequestHead
 from trioserve.core.records import Abandoned, Completed, Record
-from trioserve.failures import ungrouped
+from trioserve.failures import consists_of, ungrouped
 from trioserve.server.config import Config
 from trioserve.testing.facts import Wait
 from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, ResponseBytes, Way
 from trioserve.testing.peer import Peer
+from trioserve.testing.places import WRITTEN, whose
 from trioserve.testing.plan import Leave
 from trioserve.testing.served import Served, served
 from trioserve.testing.watching import Watch
@@ -104,8 +105,20 @@ class Played:
 
     @property
     def came_to_its_end(self) -> bool:
-        """True if the handler did all that it does."""
-        return any(isinstance(record, Completed) or record.outcome == "finished" for record in self.records)
+        """True if the handler did all that it does.
+
+        So did one that never met its cancellation, which came when it had returned, or during its last call of a worker
+        thread: what was done there cannot be undone.
+        """
+        if any(isinstance(record, Completed) or record.outcome == "finished" for record in self.records):
+            return True
+        ended = [ending for ending in self.watch.endings if ending.endpoint]
+        cut = any(whose(cut.place.file) in WRITTEN for cut in self.watch.cuts)
+        return bool(ended) and not cut and all(_was_only_cancelled(ending.error) for ending in ended)
+
+
+def _was_only_cancelled(error: BaseException | None) -> bool:
+    return error is None or consists_of(error, trio.Cancelled)
 
 
 async def play(setting: Setting, leave: Leave | None = None, stayed: Played | None = None) -> Played:
