@@ -6,7 +6,8 @@ import argparse
 import functools
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import trio
@@ -14,7 +15,16 @@ from trio.testing import MockClock
 
 from benchmarks.tables import load_average, measured_where, publish, table
 from trioserve import Abandoned, App, Config, Request
-from trioserve.testing import MemoryServer, Peer, Records, VirtualClock, Way, memory_server
+from trioserve.testing import (
+    MemoryServer,
+    Peer,
+    Records,
+    VirtualClock,
+    Way,
+    leave_at_every_point,
+    memory_server,
+    run,
+)
 
 EXCHANGES = 1_000
 CROWD = 32
@@ -136,6 +146,55 @@ async def exchanges_a_second(situation: Situation, exchanges: int) -> float:
         return exchanges / (time.perf_counter() - begun)
 
 
+CARELESS, SAFE = "gives it back after the last await", "gives it back in a finally"
+
+
+def three_awaits(taken: list[str]) -> App:
+    """A handler with three awaits that takes something, and gives it back."""
+    app = App()
+
+    async def work() -> None:
+        for _ in range(3):
+            await trio.sleep(1)
+
+    @app.get("/")
+    async def careless() -> str:
+        taken.append("slot")
+        await work()
+        taken.clear()
+        return "hello"
+
+    @app.get("/safe")
+    async def safe() -> str:
+        taken.append("slot")
+        try:
+            await work()
+        finally:
+            taken.clear()
+        return "hello"
+
+    return app
+
+
+def seconds_of_leaving_everywhere(kind: str) -> tuple[float, str]:
+    """Of one call, and what came of it."""
+    taken: list[str] = []
+    app, target = three_awaits(taken), "/" if kind == CARELESS else "/safe"
+    begun = time.perf_counter()
+    try:
+        tally = run(leave_at_every_point, app, target, snapshot=lambda: len(taken), around=lambda: emptied(taken))
+    except AssertionError:
+        return time.perf_counter() - begun, "found"
+    return time.perf_counter() - begun, f"{tally.total} plays, safe"
+
+
+@contextmanager
+def emptied(taken: list[str]) -> Iterator[None]:
+    """What one play has left does not count in the next."""
+    taken.clear()
+    yield
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.testing", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
@@ -152,7 +211,13 @@ def main() -> None:
 
     rows = [[name, *(f"{statistics.median(measured[name, clock]):,.0f}" for clock in CLOCKS)] for name in SITUATIONS]
     columns = ["exchanges a second", *(f">{clock}" for clock in CLOCKS)]
-    publish(f"{measured_where(load)}\n\n{table(columns, rows)}", arguments.markdown)
+    proofs = []
+    for kind in (CARELESS, SAFE):
+        results = [seconds_of_leaving_everywhere(kind) for _ in range(arguments.rounds)]
+        seconds = statistics.median(seconds for seconds, _ in results)
+        proofs.append([f"takes something, awaits three times, {kind}", results[0][1], f"{seconds:.2f}"])
+    proof_columns = ["leave_at_every_point, on a handler that", "result", ">seconds"]
+    publish(f"{measured_where(load)}\n\n{table(columns, rows)}\n\n{table(proof_columns, proofs)}", arguments.markdown)
 
 
 if __name__ == "__main__":
