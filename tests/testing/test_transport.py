@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Coroutine
+from typing import Any
 
+import outcome
 import pytest
 import trio
 from trio.testing import assert_no_checkpoints
 
 from trioserve.connection.spool import Budget, Spool
+from trioserve.connection.transport import Interrupted
 from trioserve.core.messages import FileSlice
 from trioserve.testing import memory_connection
 
@@ -96,3 +100,33 @@ async def test_after_its_fin_a_client_cannot_send() -> None:
     with pytest.raises(trio.ClosedResourceError, match="after the FIN"):
         await peer.send_all(b"more")
     assert transport.receive_nowait() == b""
+
+
+def begun(wait: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None]:
+    """A wait in its first step, before it is parked."""
+    wait.send(None)
+    return wait
+
+
+async def test_an_interruption_that_comes_while_a_wait_begins_is_not_lost() -> None:
+    _, transport = connection()
+    reads = begun(transport.wait_readable())
+    transport.interrupt()
+    with pytest.raises(Interrupted):
+        reads.send(outcome.Value(None))
+
+
+async def test_a_wait_that_is_over_is_not_interrupted() -> None:
+    _, transport = connection()
+    writes = begun(transport.wait_writable())
+    transport.interrupt()
+    with pytest.raises(StopIteration):
+        writes.send(outcome.Value(None))
+
+
+async def test_a_wait_ends_with_an_interruption_when_this_end_closes() -> None:
+    _, transport = connection()
+    writes = begun(transport.wait_writable())
+    transport.close()
+    with pytest.raises(Interrupted):
+        writes.send(outcome.Value(None))
