@@ -17,7 +17,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import h11
 import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
@@ -45,7 +44,14 @@ from trioserve import (
     TcpAddress,
 )
 from trioserve.core.records import ClientAddress
-from trioserve.testing import MemoryPeer, MemoryServer, memory_server
+from trioserve.testing import (
+    Asked,
+    MemoryPeer,
+    MemoryServer,
+    Records,
+    memory_server,
+    read_answers_before_leaving,
+)
 
 PATIENCE = 40.0
 """Virtual seconds after which each client leaves, whatever it waits for."""
@@ -170,22 +176,12 @@ def application(disconnect: DisconnectPolicy) -> App:  # noqa: C901 - a list of 
     return app
 
 
-class Records:
-    """All of them, and the hook's."""
-
-    def __init__(self) -> None:
-        self.all: list[Completed | Abandoned] = []
-        self.hooked: list[Abandoned] = []
-
-    def completed(self, record: Completed) -> None:
-        self.all.append(record)
-
-    def abandoned(self, record: Abandoned) -> None:
-        self.all.append(record)
+class SlowRecords(Records):
+    """Records whose hook takes its time."""
 
     async def hook(self, record: Abandoned) -> None:
         await trio.sleep(0.5)
-        self.hooked.append(record)
+        await super().hook(record)
 
     def judge(self) -> None:
         numbers = defaultdict(list)
@@ -195,7 +191,7 @@ class Records:
                 assert record.started_at <= record.noticed_at <= record.unwound_at
         assert all(sorted(of_one) == [*range(1, len(of_one) + 1)] for of_one in numbers.values()), numbers
         abandoned = [record for record in self.all if isinstance(record, Abandoned)]
-        assert sorted(map(id, abandoned)) == sorted(map(id, self.hooked))
+        assert sorted(map(id, abandoned)) == sorted(map(id, self.told))
 
 
 @dataclass
@@ -218,7 +214,7 @@ class House:
         return TcpAddress("127.0.0.1", 0, tls=tls, proxy_protocol=self.proxy_protocol)
 
     @contextlib.asynccontextmanager
-    async def open(self, records: Records) -> Iterator[MemoryServer]:
+    async def open(self, records: SlowRecords) -> Iterator[MemoryServer]:
         """Serve; and see, when the guests have gone, that nothing is left of them."""
         app = application(self.disconnect)
         app.on_abandoned(records.hook)
@@ -366,7 +362,7 @@ guests = st.builds(
 @given(house=houses, crowd=st.lists(guests, min_size=1, max_size=6))
 def test_whatever_a_crowd_does_nothing_is_left_behind(house: House, crowd: list[Guest]) -> None:
     async def play() -> None:
-        async with house.open(Records()) as server, trio.open_nursery() as visits:
+        async with house.open(SlowRecords()) as server, trio.open_nursery() as visits:
             for number, guest in enumerate(crowd):
                 visits.start_soon(guest.visit, house, server, number)
 
@@ -403,7 +399,7 @@ class GoodGuest:
                 nursery.start_soon(self._send, stream)
                 await self._read(stream, received)
                 nursery.cancel_scope.cancel()
-        answers[name] = sum(1 for _ in whole_answers(bytes(received), self.requests))
+        answers[name] = whole_answers(bytes(received), self.requests)
         peer.close()
 
     async def _read(self, stream: MemoryPeer | TlsClient, received: bytearray) -> None:
@@ -421,24 +417,11 @@ class GoodGuest:
                     await trio.sleep(self.pause)
 
 
-def whole_answers(received: bytes, requests: list[str]) -> Iterator[int]:
-    """The status codes of the answers that came whole."""
-    for name in requests:
-        if not received:
-            return
-        parser = h11.Connection(h11.CLIENT)
-        method = REQUESTS[name].partition(b" ")[0]
-        parser.send(h11.Request(method=method, target="/", headers=[("host", "example")]))
-        parser.send(h11.EndOfMessage())
-        parser.receive_data(received)
-        status = 0
-        while not isinstance(event := parser.next_event(), h11.EndOfMessage):
-            if event is h11.NEED_DATA:
-                return
-            if isinstance(event, h11.Response):
-                status = event.status_code
-        yield status
-        received = parser.trailing_data[0]
+def whole_answers(received: bytes, requests: list[str]) -> int:
+    """How many answers came whole. All that came is one answer after the other, the last perhaps cut."""
+    asked = [Asked(REQUESTS[name].partition(b" ")[0].decode(), "1.1") for name in requests]
+    answers, _ = read_answers_before_leaving(received, asked)
+    return sum(not answer.cut for answer in answers)
 
 
 good_guests = st.builds(
@@ -454,7 +437,7 @@ good_guests = st.builds(
 @settings(max_examples=3 * settings.default.max_examples, suppress_health_check=[HealthCheck.too_slow])
 @given(house=houses, crowd=st.lists(good_guests, min_size=1, max_size=5))
 def test_who_behaves_gets_every_answer_that_counts_as_given(house: House, crowd: list[GoodGuest]) -> None:
-    records, answers = Records(), Counter()
+    records, answers = SlowRecords(), Counter()
 
     async def play() -> None:
         async with house.open(records) as server, trio.open_nursery() as visits:
