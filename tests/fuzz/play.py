@@ -5,8 +5,8 @@ Of every connection:
 * No exception leaves it: nothing is logged as an error.
 * It ends: at once when its client half-closes, by a deadline of the server's when its client stays.
 * Its exchanges have one record each, numbered without a gap.
-* What was sent to it is a row of responses, as an HTTP client reads them: those that the records tell of, and behind
-  them nothing.
+* What was sent to it is a row of responses, as an HTTP client reads them, and as one does that forgives nothing: those
+  that the records tell of, and behind them nothing.
 * Handlers are entered for what the engine accepts, in that order, and never for what it refuses.
 * Nothing is served behind a refusal.
 * However the bytes are cut, the records are the same.
@@ -31,7 +31,7 @@ from trioserve.core.engine import NEED_DATA, H11Engine
 from trioserve.core.errors import RequestError
 from trioserve.core.limits import Limits
 from trioserve.core.messages import RequestHead, ResponseHead
-from trioserve.testing import MemoryServer, memory_server
+from trioserve.testing import Asked, MemoryServer, WrongAnswer, memory_server, read_answers_before_leaving
 
 LIFETIME = 1000.0
 """Virtual seconds after which every deadline of a connection has passed."""
@@ -222,6 +222,7 @@ def judge(data: bytes, played: Played) -> None:
     _judge_entered(played.entered, heads)
     _judge_refusal(played, heads, refusal)
     _judge_responses(data, played)
+    _judge_answers(data, played)
 
 
 def _judge_entered(entered: list[tuple[str, str]], heads: list[tuple[str, str]]) -> None:
@@ -254,6 +255,22 @@ def _judge_responses(data: bytes, played: Played) -> None:
         status, rest = _read_response(rest + b"HTTP/1.1 204 No Content\r\n\r\n", "GET")
         if status != 204 or rest:
             raise Broken(f"behind the last response the client got {played.received[-200:]!r}")
+
+
+def _judge_answers(data: bytes, played: Played) -> None:
+    """By the reader that forgives nothing: framing, fields, and that nothing follows what is the last."""
+    asked = [Asked(record.method or "GET", record.http_version or "1.1") for record in played.records]
+    if (
+        played.records
+        and played.records[-1].method is None
+        and b"HEAD " in data
+        and played.received[-4:] == b"\r\n\r\n"
+    ):
+        asked[-1] = Asked("HEAD", "1.1")
+    try:
+        read_answers_before_leaving(played.received, asked)
+    except WrongAnswer as error:
+        raise Broken(f"{error}\n  in {played.received[-300:]!r}") from None
 
 
 def _is_head_alone(data: bytes) -> bool:
