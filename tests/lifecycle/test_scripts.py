@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from lifecycle.stage import Client, Stage
-from trioserve import Completed, Deadlines
+from trioserve import Completed, Deadlines, HalfClose
 from trioserve.core.records import Record
 from trioserve.testing import Way, Wire
 from trioserve.testing.handlers import Handler, HandlerBroke, Marks, Service
@@ -31,6 +31,7 @@ LIFETIME = 1000.0
 TARGETS = ["/a", "/b", "/c"]
 
 GET = Wire(b"GET /a HTTP/1.1\r\nHost: test\r\n\r\n", b"", "GET", "/a")
+OLD = Wire(b"GET /a HTTP/1.0\r\n\r\n", b"", "GET", "/a")
 POST = Wire(b"POST /b HTTP/1.1\r\nHost: test\r\nContent-Length: 512\r\n\r\n", bytes(512), "POST", "/b")
 
 KINDS = ["memory", "memory-read-ahead", "memory-tls"]
@@ -94,6 +95,18 @@ drawn = settings(suppress_health_check=[HealthCheck.too_slow], print_blob=True)
     # A head that becomes whole in the very moment in which the wait for it is over.
     script=Script((GET,), (Send(len(GET.head) - 1), Pause(10.0), Send(), Stay(60.0))),
     service=Service(handlers={"/a": Handler()}),
+    layers=False,
+)
+@example(
+    # The FIN comes with the request, before its head was read.
+    script=Script((GET,), (Send(), Leave(Way.FIN))),
+    service=Service(handlers={"/a": Handler(waits=1.0)}),
+    layers=False,
+)
+@example(
+    # A client of HTTP/1.0 is not probed: it knows no interim responses.
+    script=Script((OLD,), (Send(), Pause(0.1), Leave(Way.HALF_CLOSE), Stay(60.0))),
+    service=Service(handlers={"/a": Handler(waits=1.0)}, half_close=HalfClose.PROBE),
     layers=False,
 )
 def test_whatever_a_client_does_the_records_and_answers_tell_the_truth(

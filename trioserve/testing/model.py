@@ -380,7 +380,8 @@ class _Exchange:
             (Phase.HEAD, self.begun, self.head),
             (Phase.QUEUED, self.head, self.head),
             (Phase.HANDLER, self.ready, self.answers),
-            (Phase.RESPONSE_HEAD, self.answers, end),
+            # A head is short: it is out in the moment of the answer, unless there is no room at all.
+            (Phase.RESPONSE_HEAD, self.answers, end if self.may_block else self.answers),
             (Phase.RESPONSE_BODY, self.answers, end),
         ]
         if self.wire.body:
