@@ -452,6 +452,34 @@ async def test_an_await_in_an_except_is_cut_short(app, autojump_clock):
     assert not ending(watch).swallowed
 
 
+async def test_of_clean_ups_in_each_other_the_innermost_is_told(app, autojump_clock):
+    @app.get("/")
+    async def handler() -> None:
+        try:
+            await trio.sleep(1)
+        finally:
+            try:
+                raise ValueError
+            except ValueError:
+                await trio.sleep(2)
+
+    assert told(await left(app, 1))[1:] == ["in except: await trio.sleep(2)"]
+
+
+async def test_waits_of_the_unwinding_are_not_passed_between_departure_and_cancellation(app, autojump_clock):
+    @app.get("/")
+    async def handler() -> None:
+        try:
+            await trio.sleep(1)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(2)
+
+    watch = await left(app, 1)
+    assert len(watch.waits) == 2
+    assert watch.passed == []
+
+
 async def test_every_await_that_is_cut_short_is_told(app, autojump_clock):
     @app.get("/")
     async def handler() -> None:

@@ -73,17 +73,21 @@ _TRIOSERVE = _folder(trioserve.__file__)
 _STANDARD_LIBRARY = ("<frozen ", _folder(contextlib.__file__))
 
 
-def await_chain(awaitable: Any) -> Iterator[Any]:
-    """A coroutine that waits and all that it waits for, of what has frames: coroutines, generators, async generators.
+def await_chain(awaitable: Any) -> Iterator[tuple[Any, FrameType | None]]:
+    """A coroutine that waits and all that it waits for, each with its frame: coroutines, generators, async generators.
 
     It must not be running.
     """
     while awaitable is not None:
-        for name, inner in _INNER.items():
-            if hasattr(awaitable, name):
-                yield awaitable
-                awaitable = getattr(awaitable, inner)
-                break
+        if hasattr(awaitable, "cr_frame"):
+            yield awaitable, awaitable.cr_frame
+            awaitable = awaitable.cr_await
+        elif hasattr(awaitable, "gi_frame"):
+            yield awaitable, awaitable.gi_frame
+            awaitable = awaitable.gi_yieldfrom
+        elif hasattr(awaitable, "ag_frame"):
+            yield awaitable, awaitable.ag_frame
+            awaitable = awaitable.ag_await
         else:
             # What stands between: `asend`, `athrow` and `aclose` of an async generator, a coroutine's `__await__`. They
             # do not say what they are for, but the garbage collector knows.
@@ -96,14 +100,9 @@ def await_stack(awaitable: Any) -> Iterator[FrameType]:
 
     It must not be running.
     """
-    for each in await_chain(awaitable):
-        frame = getattr(each, "cr_frame", None) or getattr(each, "gi_frame", None) or getattr(each, "ag_frame", None)
-        if frame is not None:
-            yield frame
+    return (frame for _, frame in await_chain(awaitable) if frame is not None)
 
 
-# Where a thing with frames has its frame, and what it waits for.
-_INNER = {"cr_frame": "cr_await", "gi_frame": "gi_yieldfrom", "ag_frame": "ag_await"}
 _WITH_FRAMES = (CoroutineType, GeneratorType, AsyncGeneratorType)
 
 

@@ -5,24 +5,32 @@ all tasks that it starts in nurseries of its own. Each time that one of them com
 or trioserve's alone, is a **wait**: numbered from 1 over all tasks of the exchange, and told to `on_checkpoint` before
 trio goes on. What works in somebody else's nursery (an app's background work) is not the exchange's, and not followed.
 
-A plain `def` handler waits once, for its worker thread, and its place is the function. An async generator that is a
-streamed body waits in each `yield`, as if that were `await send(part)`.
+A plain `def` handler waits for its worker thread, and its place is the function. An async generator that is a streamed
+body waits in each `yield`, as if that were `await send(part)`. What trio and trioserve do by themselves, as when they
+send a finished answer, is no wait of the handler's.
 
-The facts, for the rules. All are about what happened after the connection cancelled what runs inside the endpoint,
-which is after the client's departure was noticed, or after we gave up:
+The facts, in the words of `facts`. All but `waits` are about the cancellation of what runs inside the endpoint, which
+the connection makes when it has heard of the departure, or gives up:
 
 * `passed`: the `Wait`s that began after the departure (`departed()`) and before that cancellation.
 * `cuts`: a `Cut` for each await into which that cancellation was delivered, in order. `cut.first` says that it is its
   task's first; so `cuts[0]` is what the departure met first. A nursery's wait counts as such, although trio delivers
   nothing there, if one of its tasks ended by the cancellation. `cut.cleanup`, a `Cleanup` or None, says that it stands
-  in a `finally`, an `except` or an `__aexit__`, of the user's or of a package, and in which. `cut.went_on` is true for
-  a later one that does not: its task had swallowed the cancellation and went on working.
-  Waits inside the user's shields are not cut, and what is cut by a scope of the user's own is no `Cut`. Nor is the
-  `aclose()` of a `trio.abc.AsyncResource`, which by its contract closes all the same when cancelled.
-* `endings`: an `Ending` for each followed task that ended, the endpoint's (`ending.endpoint`) and others: `at`, by what
-  (`error`, None if it returned), its first `cut`. `ending.swallowed`: it was cut, and yet returned, or an answer was
-  sent for it; `ending.turned`: it was cut, and raised something that holds no Cancelled. `ending.forced`: it swallowed
-  so often that the watch ended it, by `SwallowedTooOften`.
+  in a `finally`, an `except` or an `__aexit__`, of the user's or of a package, in which line, and which it is
+  (`cleanup.kind`). It may be set for a first cut too: that is a clean-up which the departure found on the usual way.
+  `cut.went_on` is true for a later one in no clean-up: its task had swallowed the cancellation and went on working.
+  A task that was started by one that had met the cancellation has met it as well: it is a part of that one's clean-up.
+* `endings`: an `Ending` for each followed task that ended, the endpoint's (`ending.endpoint`) and others: when (`at`),
+  by what (`error`, None if it returned), its first `cut`. `ending.swallowed`: it was cut, and yet returned, or an answer
+  was to be sent for it. `ending.turned`: it was cut, and raised something that holds no Cancelled. `ending.forced`: it
+  went on and on, so that the watch ended it, by `SwallowedTooOften`; `swallowed` is true then too.
+
+What is no `Cut`: a wait inside the user's shield; what a scope of the user's own has cancelled, before the departure,
+after it, in a shield that is over; a wait that ends by itself although it was cancelled, such as for a thread; and in
+the `aclose` of a `trio.abc.AsyncResource`, which by its contract closes all the same, all but the task's first.
+
+A coroutine that swallows whatever is raised in it cannot be ended. It is not resumed any more; if it holds a cancel
+scope or a nursery then, trio reports that its stack is corrupted, and the run fails.
 """
 
 from __future__ import annotations
@@ -52,7 +60,7 @@ MOST_CUTS = 100
 """How often a task may be cut after the first time, before the watch ends it: no clean-up has so many awaits."""
 
 MOST_WAITS = 1000
-"""How often it may wait at all after its cancellation, in shields too."""
+"""How often it may wait at all after its cancellation, in shields too: so that one that never ends in a shield ends."""
 
 MOST_FORCED = 100
 """How often it may swallow the watch's exception too, before it is not resumed any more."""
@@ -278,7 +286,7 @@ class _Follower:
         try:
             coroutine.close()
         except RuntimeError:  # it has swallowed that too, and waits again
-            for part in parts:
+            for part, _ in parts:
                 _never_let_go(part)
         self.ended(error)
         raise error
