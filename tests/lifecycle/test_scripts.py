@@ -109,6 +109,24 @@ drawn = settings(suppress_health_check=[HealthCheck.too_slow], print_blob=True)
     service=Service(handlers={"/a": Handler(waits=1.0)}, half_close=HalfClose.PROBE),
     layers=False,
 )
+@example(
+    # Every byte of a body comes in time, and all of it too slowly.
+    script=Script((POST, GET), (Send(pieces=(1,), pauses=(0.3,)), Stay(60.0))),
+    service=Service(handlers={"/b": Handler()}, deadlines=Deadlines(head=40.0, body_stall=1.0)),
+    layers=False,
+)
+@example(
+    # Nobody takes the answer.
+    script=Script((GET,), (Send(), Stay(60.0)), reads=False),
+    service=Service(handlers={"/a": Handler(content=300_000)}, deadlines=Deadlines(send_stall=10.0)),
+    layers=False,
+)
+@example(
+    # An answer that lasts until the connection's end breaks off: its client must see that.
+    script=Script((OLD,), (Send(), Stay(60.0))),
+    service=Service(handlers={"/a": Handler(parts=1, content=4, fails=True)}),
+    layers=False,
+)
 def test_whatever_a_client_does_the_records_and_answers_tell_the_truth(
     kind: str,
     script: Script,

@@ -30,7 +30,7 @@ from trioserve.core.status import TABLE, Cell
 from trioserve.testing.answers import GET, Asked, RawAnswer, WrongAnswer, read_answers_before_leaving
 from trioserve.testing.handlers import Handler, Service
 from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Point, ResponseBytes, Way
-from trioserve.testing.scripts import Course, Script
+from trioserve.testing.scripts import Course, Read, Script
 from trioserve.testing.wire import Wire
 
 HANDLED = frozenset({Phase.BODY, Phase.HANDLER, Phase.RESPONSE_HEAD, Phase.RESPONSE_BODY})
@@ -327,6 +327,13 @@ class _Exchange:
             not self._script.reads and self.unread > self._service.room
         )
 
+    def _must_block(self) -> bool:
+        """True if there is certainly no room for its answer."""
+        reads = self._script.reads or any(isinstance(action, Read) for action in self._script.actions)
+        content = 0 if self.wire.method == "HEAD" else len(self.handler.answer_to(content_of(self.wire)))
+        answers = self.own.cause is None and self.own.status == self.handler.status < 400
+        return not reads and answers and content > self._service.room
+
     def _own(self) -> _Own:
         handler, certain = self.handler, not self.may_block
         if self.head > (too_slow := self.begun + self._deadlines.head) + EPSILON:
@@ -407,6 +414,9 @@ class _Exchange:
         if self.may_block:
             stalled = self.answers + self._deadlines.send_stall
             yield _Notice(stalled, Cause.WRITE_TIMEOUT, IN_RESPONSE, certain=False, within=math.inf)
+        if self._must_block():
+            stalled = self.done + self._deadlines.send_stall
+            yield _Notice(stalled, Cause.WRITE_TIMEOUT, IN_RESPONSE, within=1.0)
 
     def _after_fin(self, at: float) -> Iterator[_Notice]:
         """Nothing more comes. In the midst of a request that is a departure, whatever the policy."""
