@@ -667,8 +667,8 @@ def _judge_answers(script: Script, course: Course, records: Sequence[Record], se
 
 
 def _asked(wire: Wire, record: Record | None) -> Asked:
-    """What a request asks for; of one that is not right, what the server has understood."""
-    if is_right(wire):
+    """What a request asks for; of one that is not right, or was not whole, what the server has understood."""
+    if is_right(wire) and (record is None or record.headers is not None):
         return Asked(wire.method, "1.0" if b" HTTP/1.0\r\n" in wire.head else "1.1")
     if record is None:
         return GET
