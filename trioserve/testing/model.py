@@ -431,7 +431,7 @@ class _Exchange:
         """Nothing is taken: what is sent is answered with a RST. And a close with bytes unread is one."""
         moments = [*self.sends, self.answers, self.own.at, self.free]
         if not self._script.reads or any(abs(moment - at) < EPSILON for moment in moments):
-            yield _Notice(at, Cause.RESET, certain=False)
+            yield _Notice(at, Cause.RESET, certain=False, within=_RESET_BEHIND_FIN)
         if self._service.half_close is HalfClose.PROBE and b" HTTP/1.1\r\n" in self.wire.head and probed >= at:
             certain = probed < self.answers - EPSILON
             yield _Notice(probed, Cause.RESET, certain=certain, within=_RESET_BEHIND_FIN)
@@ -635,7 +635,8 @@ def _judge_record(exchange: _Exchange, record: Record | None) -> Iterator[str]:
 
 
 def _judge_answers(script: Script, course: Course, records: Sequence[Record], service: Service) -> Iterator[str]:
-    asked = [_asked(wire, records[at] if at < len(records) else None) for at, wire in enumerate(script.requests)]
+    of_each = itertools.zip_longest(script.requests, records)
+    asked = [_asked(wire, record, course.received) for wire, record in of_each if wire is not None]
     try:
         answers, rest = read_answers_before_leaving(course.received, asked)
     except WrongAnswer as error:
@@ -666,13 +667,15 @@ def _judge_answers(script: Script, course: Course, records: Sequence[Record], se
     yield from _end_differs(script, course, records, service, answers)
 
 
-def _asked(wire: Wire, record: Record | None) -> Asked:
+def _asked(wire: Wire, record: Record | None, received: bytes) -> Asked:
     """What a request asks for; of one that is not right, or was not whole, what the server has understood."""
     if is_right(wire) and (record is None or record.headers is not None):
         return Asked(wire.method, "1.0" if b" HTTP/1.0\r\n" in wire.head else "1.1")
     if record is None:
         return GET
-    return Asked(record.method or "GET", record.http_version or "1.1")
+    # Of a request line that is not whole, the method may be known all the same.
+    method = "HEAD" if wire.head.startswith(b"HEAD ") and received.endswith(b"\r\n\r\n") else "GET"
+    return Asked(record.method or method, record.http_version or "1.1")
 
 
 def _answer_differs(answer: RawAnswer, wire: Wire, record: Record, handler: Handler, course: Course) -> Iterator[str]:
