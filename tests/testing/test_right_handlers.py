@@ -115,6 +115,13 @@ def in_a_thread() -> str:
 
 
 @right
+def in_a_thread_that_asks_trio() -> str:
+    for _ in range(3):
+        trio.from_thread.run(trio.sleep, 1)
+    return "done"
+
+
+@right
 async def calls_a_thread() -> str:
     async with slots.taken():
         await trio.to_thread.run_sync(lambda: None)

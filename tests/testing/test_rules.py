@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import linecache
+import socket
+import subprocess
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -220,6 +223,103 @@ def test_a_task_that_is_left_is_found() -> None:
                 elsewhere.cancel_scope.cancel()
 
     run(main)
+
+
+async def test_what_is_left_open_is_found(autojump_clock, tmp_path) -> None:
+    kept = []
+
+    async def opens() -> None:
+        file = (tmp_path / "slip").open("w")
+        kept.append(file)
+        await trio.sleep(1)
+        file.close()
+
+    app = App()
+    app.get("/")(opens)
+    try:
+        with pytest.raises(LeftAMess, match=r"left over: left open: .*/slip") as caught:
+            await leave_at_every_point(app, "/", at=Checkpoint(1), how=Way.FIN)
+    finally:
+        for file in kept:
+            file.close()
+    assert names(caught.value) == {"left over"}
+
+
+def test_a_child_process_that_is_left_is_found() -> None:
+    processes: list[subprocess.Popen[bytes]] = []
+
+    async def starts() -> None:
+        process = subprocess.Popen(["/bin/sleep", "100"])  # noqa: ASYNC220 - carelessly
+        processes.append(process)
+        await trio.sleep(1)
+        process.kill()
+        process.wait()
+
+    app = App()
+    app.get("/")(starts)
+    try:
+        with pytest.raises(LeftAMess, match=r"a child process is left: .*sleep 100"):
+            run(leave_at_every_point, app, "/", at=Checkpoint(1), how=Way.FIN)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_a_thread_that_is_left_is_found() -> None:
+    go_on = threading.Event()
+    stays = [True, True]
+
+    async def computes() -> None:
+        if stays:
+            stays.pop()
+            go_on.set()
+        await trio.to_thread.run_sync(go_on.wait, abandon_on_cancel=True)
+        go_on.clear()
+
+    app = App()
+    app.get("/")(computes)
+    try:
+        with pytest.raises(LeftAMess, match=r"a thread is still at work: .*wait"):
+            run(leave_at_every_point, app, "/", at=Checkpoint(2), how=Way.FIN)
+    finally:
+        go_on.set()
+
+
+def test_what_a_pool_keeps_open_while_the_app_runs_is_nothing_that_is_left() -> None:
+    app = App()
+    pool: list[socket.socket] = []
+
+    @app.lifespan
+    async def hold() -> AsyncIterator[None]:
+        yield
+        while pool:
+            pool.pop().close()
+
+    @app.get("/")
+    async def handle() -> None:
+        connection = pool.pop() if pool else socket.socket()
+        try:
+            await trio.sleep(1)
+        finally:
+            pool.append(connection)
+
+    assert run(leave_at_every_point, app, "/").total > 30
+
+
+def test_what_is_left_even_if_the_client_stays_is_found() -> None:
+    kept: list[socket.socket] = []
+
+    async def opens() -> None:
+        kept.append(socket.socket())
+
+    try:
+        error = mess(opens)
+    finally:
+        for each in kept:
+            each.close()
+    assert names(error) == {"left over"}
+    assert "even when its client stays" in str(error)
 
 
 # The server

@@ -30,7 +30,7 @@ from contextlib import (
 )
 from dataclasses import dataclass
 from types import MethodType
-from typing import Any, NamedTuple
+from typing import Any
 
 import trio
 import trio.testing
@@ -47,6 +47,7 @@ from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Response
 from trioserve.testing.peer import Peer
 from trioserve.testing.places import WRITTEN, whose
 from trioserve.testing.plan import Leave
+from trioserve.testing.residue import Residue, left
 from trioserve.testing.served import Served, served
 from trioserve.testing.watching import Watch
 from trioserve.testing.wire import Wire
@@ -377,24 +378,6 @@ class _News(trio.abc.Instrument):
             await self._lot.park()
 
 
-class Residue(NamedTuple):
-    """What is there: the tasks of this run."""
-
-    tasks: frozenset[trio.lowlevel.Task]
-
-    @classmethod
-    def now(cls) -> Residue:
-        root = trio.lowlevel.current_root_task()
-        tasks = [root] if root is not None else []
-        for task in tasks:
-            tasks.extend(child for nursery in task.child_nurseries for child in nursery.child_tasks)
-        return cls(frozenset(tasks))
-
-
-def left(before: Residue, after: Residue) -> list[str]:
-    return [f"the task {task.name}" for task in after.tasks - before.tasks]
-
-
 async def _rests(before: Residue, news: _News, usual: list[str] | None) -> list[str]:
     """What is there now and was not before, when all has had its time to end.
 
@@ -403,19 +386,25 @@ async def _rests(before: Residue, news: _News, usual: list[str] | None) -> list[
     """
 
     def tasks_run() -> bool:
-        return bool(unusual([task.name for task in Residue.now().tasks - before.tasks], usual or []))
+        tasks = dataclasses.replace(Residue.now(), threads={}, descriptors={}, children={})
+        return bool(unusual(left(before, tasks), usual or []))
+
+    def is_at_work() -> bool:
+        now = Residue.now()
+        if usual is None:
+            # Descriptors and tasks may be made once and kept. Threads and children that are, are rare.
+            now = dataclasses.replace(now, tasks={}, descriptors={})
+        return bool(unusual(left(before, now), usual or []))
 
     with trio.move_on_after(PATIENCE):
         await news.until(lambda: not tasks_run())
-    rests = left(before, Residue.now())
-    if usual is None or not unusual(rests, usual):
-        return rests
-    gc.collect()
-    until = time.monotonic() + REAL_PATIENCE
-    while unusual(rests := left(before, Residue.now()), usual) and time.monotonic() < until:
-        _let_the_world_go_on()
-        await trio.lowlevel.checkpoint()
-    return rests
+    if is_at_work():
+        gc.collect()
+        until = time.monotonic() + REAL_PATIENCE
+        while is_at_work() and time.monotonic() < until:
+            _let_the_world_go_on()
+            await trio.lowlevel.checkpoint()
+    return left(before, Residue.now())
 
 
 def unusual(rests: Sequence[str], usual: Sequence[str]) -> list[str]:

@@ -79,9 +79,11 @@ def _never_ends(played: Played) -> Iterator[Found]:
 def _is_cut_short(played: Played) -> Iterator[Found]:
     for cut in played.watch.cuts:
         if cut.cleanup is not None:
-            yield Found(
-                f"the await at {cut.place}, {cut.cleanup}, was cut short: what it awaits was not done", cut.place
-            )
+            kind, place = cut.cleanup
+            inside = f" (inside it at {cut.place})" if cut.place != place else ""
+            article = "a" if kind == "finally" else "an"
+            what = f"the await at {place}, in {article} `{kind}`, was cut short{inside}:\nwhat it awaits was not done"
+            yield Found(what, place, _shielded(place))
 
 
 def _swallows(played: Played) -> Iterator[Found]:
@@ -338,10 +340,12 @@ def _asked(played: Played) -> Asked:
 
 
 def _shielded(place: Place) -> str:
-    """What mends an await that was cut short, in code where the line is at hand."""
+    """What mends an await that was cut short, in code where the line is at hand; else empty."""
     line = linecache.getline(place.file, place.line).strip()
     if not line.startswith(("await ", "return await ")):
         return ""
+    if line.count("(") != line.count(")"):
+        line = line.partition("(")[0] + "(...)"
     return f"shield it, with a bound:\n    with trio.move_on_after(5, shield=True):\n        {line}"
 
 
