@@ -18,6 +18,7 @@ import inspect
 import math
 import re
 import time
+import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import (
@@ -63,7 +64,7 @@ PATIENCE = 3600.0
 itself. No handler that is bounded at all takes that long."""
 
 REAL_PATIENCE = 1.0
-"""Seconds of real time that threads, children and descriptors get to be gone behind the exchange that used them."""
+"""Seconds of real time that threads and children get to be gone behind the exchange that used them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +123,15 @@ def _was_only_cancelled(error: BaseException | None) -> bool:
     return error is None or consists_of(error, trio.Cancelled)
 
 
-async def play(setting: Setting, leave: Leave | None = None, stayed: Played | None = None) -> Played:
+async def play(
+    setting: Setting, leave: Leave | None = None, stayed: Played | None = None, *, patience: float = REAL_PATIENCE
+) -> Played:
     """Play once.
 
     Args:
         leave: where and how the client leaves; None lets it stay.
         stayed: the play in which it stayed, if there was one before.
+        patience: seconds of real time that threads and children get to be gone behind their exchange.
 
     Cancellation: ends the play; the handler unwinds.
     """
@@ -142,9 +146,10 @@ async def play(setting: Setting, leave: Leave | None = None, stayed: Played | No
                 peer = theatre.connect(**_room(leave, stayed))
                 client = _Client(peer, setting.wire, leave, theatre.watch)
                 in_time = await _play_out(client, theatre, news, PATIENCE + _finite(config.deadlines.vanish))
-                rests = await _rests(inside, news, stayed.rests if stayed is not None else None)
+                _let_go(theatre)
+                rests = await _rests(inside, news, stayed.rests if stayed is not None else None, patience)
                 after = await _value(setting.snapshot)
-            rests_behind = await _rests(outside, news, usual_behind(leave, stayed))
+            rests_behind = await _rests(outside, news, usual_behind(leave, stayed), patience / 10)
     return Played(
         wire=setting.wire,
         leave=leave,
@@ -378,33 +383,50 @@ class _News(trio.abc.Instrument):
             await self._lot.park()
 
 
-async def _rests(before: Residue, news: _News, usual: list[str] | None) -> list[str]:
+def _let_go(theatre: Served) -> None:
+    """Hold nothing of what has ended: with an exception we would hold all that its frames had."""
+    errors: list[BaseException | None] = [ending.error for ending in theatre.watch.endings]
+    errors += [record.exception for record in theatre.records.all if isinstance(record, Abandoned)]
+    seen = set()
+    while errors:
+        error = errors.pop()
+        if error is None or id(error) in seen:
+            continue
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        errors += [error.__context__, error.__cause__]
+        if isinstance(error, BaseExceptionGroup):
+            errors += error.exceptions
+
+
+async def _rests(before: Residue, news: _News, usual: list[str] | None, patience: float) -> list[str]:
     """What is there now and was not before, when all has had its time to end.
 
     Args:
         usual: what need not end; None if that is not known yet.
+        patience: seconds of real time for threads and children.
     """
 
     def tasks_run() -> bool:
         tasks = dataclasses.replace(Residue.now(), threads={}, descriptors={}, children={})
         return bool(unusual(left(before, tasks), usual or []))
 
+    def rests() -> list[str]:
+        return left(before, Residue.now())
+
     def is_at_work() -> bool:
-        now = Residue.now()
-        if usual is None:
-            # Descriptors and tasks may be made once and kept. Threads and children that are, are rare.
-            now = dataclasses.replace(now, tasks={}, descriptors={})
+        now = dataclasses.replace(Residue.now(), tasks={}, descriptors={})
         return bool(unusual(left(before, now), usual or []))
 
     with trio.move_on_after(PATIENCE):
         await news.until(lambda: not tasks_run())
-    if is_at_work():
-        gc.collect()
-        until = time.monotonic() + REAL_PATIENCE
-        while is_at_work() and time.monotonic() < until:
-            _let_the_world_go_on()
-            await trio.lowlevel.checkpoint()
-    return left(before, Residue.now())
+    until = time.monotonic() + patience
+    while is_at_work() and time.monotonic() < until:
+        _let_the_world_go_on()
+        await trio.lowlevel.checkpoint()
+    if usual is not None and unusual(rests(), usual):
+        gc.collect()  # what is closed when nobody has it any more is not left
+    return rests()
 
 
 def unusual(rests: Sequence[str], usual: Sequence[str]) -> list[str]:

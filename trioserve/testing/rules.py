@@ -171,19 +171,19 @@ HANDLER_RULES = (
         _turns,
     ),
     Rule(
-        "left over",
-        "no task, descriptor, thread or child process is left",
-        "Open what is to be closed in a `with` or `async with`, and wait for what was started: tasks in a nursery, "
-        "child processes with `trio.run_process`.",
-        _leaves_over,
-    ),
-    Rule(
         "snapshot",
         "what `snapshot` sees is the same before the request and after its client has left",
         "Undo what was begun in a `finally` or an `async with`, and shield what that awaits: "
         "`with trio.move_on_after(5, shield=True):`. Or make it one step: all of it in one transaction. Or let it not "
         "be cut at all: `disconnect=FINISH` on the route, if the work is to be done whoever waits for it.",
         _differs,
+    ),
+    Rule(
+        "left over",
+        "no task, descriptor, thread or child process is left",
+        "Open what is to be closed in a `with` or `async with`, and wait for what was started: tasks in a nursery, "
+        "child processes with `trio.run_process`.",
+        _leaves_over,
     ),
 )
 
