@@ -356,7 +356,8 @@ class SecureClient(Client):
         return data
 
     def half_close(self) -> None:
-        self._tls.say_goodbye()
+        with contextlib.suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            self._tls.say_goodbye()
         super().half_close()
 
     def close(self) -> None:
