@@ -18,7 +18,7 @@ SHARED := --numprocesses=$(PROCESSES) --dist=worksteal --max-worker-restart=0
 
 FUZZ := 1000000
 
-.PHONY: help demo test explore conformance fuzz lint format bench hostile clean
+.PHONY: help demo test explore conformance fuzz mutations lint format bench hostile clean
 .DELETE_ON_ERROR:
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make explore more of the property tests, with other examples each time; some ten minutes"
 	@echo "make conformance  some 1,500 raw requests and what they must get, as a table by section of the RFCs; half a minute"
 	@echo "make fuzz    a million mutated requests thrown at the server in memory; some ten minutes (FUZZ=20000 for fewer)"
+	@echo "make mutations  a hundred deliberate defects, one after another, and which test catches each, as a table; some minutes"
 	@echo "make lint    style, types and the import rule only"
 	@echo "make format  format the code, and repair what can be repaired"
 	@echo "make bench   measure: how soon a departure is noticed, what leaks, what a request costs"
@@ -51,6 +52,9 @@ conformance: $(INSTALLED)
 
 fuzz: $(INSTALLED)
 	$(BIN)/python -m tests.fuzz --inputs $(FUZZ)
+
+mutations: $(INSTALLED)
+	$(BIN)/python -m tests.mutations
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -207,6 +207,25 @@ async def test_only_waiting_for_a_body_counts_and_not_what_the_handler_does_in_b
 
 
 @in_memory
+async def test_slowness_with_one_request_does_not_count_against_the_next(stage: Stage) -> None:
+    app = App()
+
+    @app.post("/")
+    async def upload(request: Request) -> bytes:
+        return await request.body()
+
+    config = Config(limits=Limits(body_rate=1000), deadlines=Deadlines(body_stall=10))
+    async with stage.serve(app, config) as theatre:
+        client = await theatre.connect()
+        for _ in range(3):
+            await client.send(b"POST / HTTP/1.1\r\nHost: example\r\nContent-Length: 4\r\n\r\n")
+            await trio.sleep(8)
+            await client.send(b"done")
+            assert await client.response(b"POST") == (200, b"done")
+        await theatre.records(3)
+
+
+@in_memory
 async def test_waits_for_a_body_that_the_handler_gives_up_count_too(stage: Stage) -> None:
     app = App()
 

@@ -233,6 +233,45 @@ async def test_nobody_is_asked_for_a_body_after_the_departure(stage: Stage, poli
 
 
 @in_memory
+async def test_a_shielded_read_that_waits_when_we_give_up_ends_at_once(stage: Stage) -> None:
+    app, ended_at = App(), []
+
+    @app.post("/", deadline=5)
+    async def handler(request: Request) -> None:
+        with trio.CancelScope(shield=True), pytest.raises(ClientGone):
+            await request.body()
+        ended_at.append(trio.current_time())
+
+    async with stage.serve(app) as theatre:
+        client = await theatre.connect()
+        await client.send(post(100) + b"abc")
+        await trio.sleep(10)
+    assert ended_at == [5]
+    assert [type(record) for record in theatre.observed.all] == [Completed]
+
+
+@in_memory
+async def test_a_shielded_send_that_is_blocked_when_we_give_up_ends_at_once(stage: Stage) -> None:
+    app, ended_at = App(), []
+
+    @app.get("/", deadline=5)
+    async def handler() -> Response:
+        async def write_body(send) -> None:
+            with trio.CancelScope(shield=True), pytest.raises(ClientGone):
+                await send(bytes(50_000_000))
+            ended_at.append(trio.current_time())
+
+        return Response.stream(write_body)
+
+    async with stage.serve(app) as theatre:
+        client = await theatre.connect()
+        await client.send(GET)
+        await trio.sleep(10)
+    assert ended_at == [5]
+    assert [record.cause for record in theatre.observed.all] == [Cause.DEADLINE]
+
+
+@in_memory
 async def test_a_client_that_leaves_while_its_handler_unwinds_from_a_deadline_is_not_written_to(stage: Stage) -> None:
     app = App()
 
@@ -404,6 +443,71 @@ async def test_a_body_can_be_asked_for_again_when_a_first_wait_for_it_was_cancel
         await client.send(b"def")
         assert await client.response(b"POST") == (200, b"abcdef")
         assert (await theatre.completed()).request_body_bytes == 6
+
+
+@in_bare_memory
+async def test_bytes_that_come_in_the_moment_of_the_answer_are_not_for_a_task_that_was_left_over(stage: Stage) -> None:
+    app, clients, told = App(), [], trio.Event()
+
+    async def late(request: Request) -> None:
+        with pytest.raises(ClientGone):
+            await request.body()
+        told.set()
+
+    async with trio.open_nursery() as outer:
+
+        @app.post("/")
+        async def first(request: Request) -> str:
+            outer.start_soon(late, request)
+            await wait_all_tasks_blocked()
+            clients[0].send_nowait(b"defghij" + SECOND)
+            return "first"
+
+        @app.get("/second")
+        async def second() -> str:
+            return "second"
+
+        async with stage.serve(app) as theatre:
+            clients.append(await theatre.connect())
+            await clients[0].send(post(10) + b"abc")
+            assert await clients[0].response(b"POST") == (200, b"first")
+            assert await clients[0].response() == (200, b"second")
+            await told.wait()
+
+
+@in_memory
+async def test_a_request_that_comes_in_the_moment_in_which_we_give_up_waiting_is_not_begun(stage: Stage) -> None:
+    app = App()
+
+    @app.get("/")
+    async def handler() -> None: ...
+
+    async with stage.serve(app, Config(deadlines=Deadlines(head=5))) as theatre:
+        for _ in range(10):
+            client = await theatre.connect()
+            await wait_all_tasks_blocked()
+            await trio.sleep(5)
+            client.send_nowait(GET)
+            await trio.sleep(1)
+    assert theatre.observed.all == []
+
+
+@in_clear_memory
+async def test_a_response_of_which_not_one_byte_got_out_was_not_sent_though_the_100_before_it_was(stage: Stage) -> None:
+    app = App()
+
+    @app.post("/", deadline=5)
+    async def handler(request: Request) -> bytes:
+        return await request.body()
+
+    async with stage.serve(app) as theatre:
+        client = await theatre.connect(send_buffer=len(b"HTTP/1.1 100 Continue\r\n\r\n") - 1, window=1)
+        await client.send(post(3).replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
+        await wait_all_tasks_blocked()
+        await client.send(b"abc")
+        record = await theatre.abandoned()
+        assert client.sent_by_server == len(b"HTTP/1.1 100 Continue\r\n\r\n")
+        assert (record.phase, record.sent_status, record.logged_status) == (Phase.RESPONSE_HEAD, None, 503)
 
 
 @in_clear_memory

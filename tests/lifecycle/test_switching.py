@@ -300,6 +300,27 @@ async def test_no_last_words_follow_a_piece_that_was_cut(stage: Stage) -> None:
         assert (await theatre.abandoned()).cause is Cause.DRAIN
 
 
+@in_bare_clear_memory
+async def test_no_last_words_follow_a_piece_that_was_cut_though_there_is_room_again(stage: Stage) -> None:
+    async def flood(exchange: Exchange) -> None:
+        try:
+            await exchange.send_bytes(bytes(100_000))
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(3)
+
+    config = Config(deadlines=Deadlines(drain=0.01))
+    async with stage.serve(Switching(flood), config) as theatre:
+        client = await switched(theatre, send_buffer=1000, window=1000)
+        await trio.testing.wait_all_tasks_blocked()
+        await theatre.drain()
+        await trio.sleep(1)
+        received = await client.read_to_end()
+        assert received
+        assert not received.strip(b"\0")
+        assert (await theatre.abandoned()).cause is Cause.DRAIN
+
+
 @in_bare_memory
 async def test_a_cancelled_send_is_completed_by_the_next_one_and_by_the_last(stage: Stage) -> None:
     async def twice(exchange: Exchange) -> None:
