@@ -198,7 +198,11 @@ async def test_what_is_malformed_urlencoded_is_a_400(content, words):
     assert words in error.detail
 
 
-@given(fields=st.lists(st.tuples(st.text(), st.text())), cuts=st.lists(st.integers(0, 200)))
+# But for `_charset_`, which says in what the others are sent. Hypothesis knows it from our own source.
+NAMES = st.text().filter(lambda name: name != "_charset_")
+
+
+@given(fields=st.lists(st.tuples(NAMES, st.text())), cuts=st.lists(st.integers(0, 200)))
 def test_whatever_is_sent_urlencoded_comes_out_the_same(fields, cuts):
     content = urllib.parse.urlencode(fields).encode()
     decoder = UrlencodedDecoder(Limits())
