@@ -6,7 +6,8 @@ curl -m 0.5 http://127.0.0.1:8000/careless/orders -d '{"item": "pear"}'
 curl http://127.0.0.1:8000/orders -d '{"item": "pear"}'
 
 Let curl leave twice: the careless one has then lost both connections of the pool, and the next order waits for ever.
-Each time an order that nobody reserved stays in the database, and a folder in /tmp.
+Each time an order that nobody reserved stays in the database, and a folder in /tmp. docs/testing.md has the test that
+finds it.
 """
 
 import os

@@ -4,22 +4,28 @@ none.
 
 from __future__ import annotations
 
+import difflib
 import gc
 import inspect
 import re
+import runpy
 import sqlite3
 import subprocess
 import tempfile
 import warnings
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import get_args
 
 import httpx
 import pytest
+from sybil.document import Document
+from sybil.parsers.markdown import PythonCodeBlockParser
 
 from examples import export, orders, sort
 from tests.support.program import command, environment
-from trioserve.testing import LeftAMess, Way, leave_at_every_point, run
+from trioserve.testing import LeftAMess, Point, Way, leave_at_every_point, run
+from trioserve.testing.rules import RULES
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -142,3 +148,62 @@ def test_a_child_leaves_nothing_wherever_its_client_leaves():
 def test_a_careless_child_is_found_and_its_line_named():
     text = failure(sort.app, lines(CARELESS))
     assert line_of(sort.sort_carelessly, "await child.wait()") in found(text)
+
+
+# docs/testing.md
+
+
+PAGE = ROOT / "docs/testing.md"
+
+
+def blocks() -> list[str]:
+    """The Python blocks of the page."""
+    return re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_page_shows_what_its_first_test_says_of_its_first_handler():
+    one_line, seats, *_ = blocks()
+    Path("seats.py").write_text(seats)
+    names = runpy.run_path("seats.py")
+    exec(one_line, names)
+    with pytest.raises(LeftAMess) as raised:
+        names["test_who_leaves_leaves_no_mess"]()
+    shown = str(raised.value).strip()
+    assert f"```text\n{shown}\n```" in PAGE.read_text(), shown
+
+
+def test_the_page_shows_how_the_careless_order_becomes_the_safe_one():
+    bodies = [inspect.getsource(function).splitlines()[2:] for function in (orders.order_carelessly, orders.order)]
+    shown = "\n".join([line.rstrip() for line in difflib.unified_diff(*bodies, n=99, lineterm="")][3:])
+    assert f"```diff\n{shown}\n```" in PAGE.read_text(), shown
+
+
+def test_the_page_shows_what_is_said_of_the_careless_order(shop):
+    text = failure(shop, order(CARELESS), snapshot=what_orders_leave)
+    # Which await is cut first can depend on how long the thread before it takes.
+    shown, _, _ = text.strip().replace(f"{ROOT}/", "").partition("\n  cut at")
+    assert f"```text\n{shown}\n" in PAGE.read_text(), shown
+
+
+def test_the_page_has_all_rules():
+    rows = re.findall(r"^\| `([a-z ]+)` \| (.+) \|$", PAGE.read_text(), re.MULTILINE)
+    assert rows == [(rule.name, rule.says) for rule in RULES], "\n".join(f"| `{r.name}` | {r.says} |" for r in RULES)
+
+
+def test_the_page_has_all_ways_and_points():
+    text = PAGE.read_text()
+    assert re.findall(r"^\| `Way\.(\w+)` \|", text, re.MULTILINE) == [way.name for way in Way]
+    assert all(f"`{point.__name__}(" in text for point in get_args(Point))
+
+
+def test_every_test_of_the_page_passes_where_it_stands(capsys):
+    document = Document.parse(str(PAGE), PythonCodeBlockParser())
+    played = {"test_who_leaves_leaves_no_mess", "test_an_order_leaves_no_mess"}  # above, for they need more
+    for example in document.examples():
+        example.evaluate()
+        for name, test in document.namespace.items():
+            if name.startswith("test_") and name not in played and not inspect.signature(test).parameters:
+                played.add(name)
+                run(test) if inspect.iscoroutinefunction(test) else test()
+    assert len(played) == 6
+    assert f"```text\n{capsys.readouterr().out}```" in PAGE.read_text()
