@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 import tempfile
 import warnings
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import get_args
 
@@ -56,19 +56,21 @@ def warehouse():
 
 
 def failure(app, request, **settings) -> str:
-    """The text that says what is wrong with a careless handler."""
-    with ignored_warnings(), pytest.raises(LeftAMess) as raised:
-        run(leave_at_every_point, app, request, ways=[Way.FIN], **settings)
-    return str(raised.value)
+    """The text that says what is wrong with a careless handler.
 
-
-@contextmanager
-def ignored_warnings():
-    """Those that are a part of the mess: of children, pipes and generators that nobody has closed."""
+    What nobody has closed, children and pipes and generators, is warned of when it is collected, which is here.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
-        yield
+        text = _failure(app, request, **settings)
         gc.collect()
+    return text
+
+
+def _failure(app, request, **settings) -> str:
+    with pytest.raises(LeftAMess) as raised:
+        run(leave_at_every_point, app, request, ways=[Way.FIN], **settings)
+    return str(raised.value)
 
 
 def line_of(function, text: str) -> str:
