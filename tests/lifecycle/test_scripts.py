@@ -46,8 +46,8 @@ def only_handlers_that_are_to_fail_do(caplog: pytest.LogCaptureFixture) -> Itera
             assert isinstance(record.exc_info[1], HandlerBroke), record
 
 
-async def played(visits: tuple[Visit, ...], service: Service, stage: Stage) -> tuple[list[Course], list[Record]]:
-    """How these went, and all records. Sees to it that no handler is left running."""
+async def played(visits: tuple[Visit, ...], service: Service, stage: Stage) -> tuple[list[Course], list[Record], Marks]:
+    """How these went, all records, and what the handlers have told. Sees to it that no handler is left running."""
     marks = Marks()
     async with stage.serve(service.app(marks), service.config()) as theatre:
 
@@ -57,16 +57,17 @@ async def played(visits: tuple[Visit, ...], service: Service, stage: Stage) -> t
         courses = await play_scripts(visits, connect, reached=marks.reached)
         await trio.sleep(LIFETIME)
     assert marks.begun == marks.ended, "a handler was left running"
-    return courses, theatre.observed.all
+    return courses, theatre.observed.all, marks
 
 
 def play(visits: tuple[Visit, ...], service: Service, kind: str = "memory") -> list[list[Record]]:
     """Play these, and hold each against the model; the records of each."""
-    courses, records = trio.run(played, visits, service, Stage(kind), clock=MockClock(autojump_threshold=0))
+    courses, records, marks = trio.run(played, visits, service, Stage(kind), clock=MockClock(autojump_threshold=0))
     of_each = [[record for record in records if record.client == course.client] for course in courses]
     assert sum(map(len, of_each)) == len(records)
+    assert {client for client, _ in marks.calls} <= {course.client for course in courses}
     for visit, course, own in zip(visits, courses, of_each, strict=True):
-        check_script(visit.script, course, own, service)
+        check_script(visit.script, course, own, service, marks)
     return of_each
 
 

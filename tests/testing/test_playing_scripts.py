@@ -61,15 +61,21 @@ SLOW = Service(handlers={"/a": Handler(waits=1.0, content=3)})
 
 def play(script: Script, service: Service = SLOW) -> tuple[Course, list[Record]]:
     """How it goes in memory, and all records."""
+    course, records, _ = play_and_mark(script, service)
+    return course, records
 
-    async def run() -> tuple[Course, list[Record]]:
+
+def play_and_mark(script: Script, service: Service) -> tuple[Course, list[Record], Marks]:
+    """The same, and what the handlers have told."""
+
+    async def run() -> tuple[Course, list[Record], Marks]:
         records, marks = Records(), Marks()
         config = dataclasses.replace(service.config(), observers=(records,))
         async with memory_server(service.app(marks), config) as server:
             course = await play_script(script, lambda: Peer(server.connect()), reached=marks.reached)
             await trio.sleep(500)
         assert marks.begun == marks.ended
-        return course, records.all
+        return course, records.all, marks
 
     return trio.run(run, clock=MockClock(autojump_threshold=0))
 
@@ -431,6 +437,41 @@ def test_the_model_sees_it(lie):
     found = breaches(script, *change(course, records), service)
 
     assert words in "\n".join(found)
+
+
+CALLS = {
+    "once more": (STAYS, lambda calls: [*calls, calls[-1]], "called 3 times, and by the records 2 times"),
+    "once less": (STAYS, lambda calls: calls[1:], "called 1 times, and by the records 2 times"),
+    "for nobody": (LEAVES, lambda calls: [*calls, calls[-1]], "called 3 times, and by the records 1 to 2 times"),
+    "though it is recorded as not started": (
+        Script((GET,), (Send(), Leave(Way.FIN))),
+        lambda _calls: [(..., "/a")],
+        "called 1 times, and by the records 0 times",
+    ),
+    "without a head": (
+        Script((GET,), (Send(10), Leave(Way.FIN))),
+        lambda _calls: [(..., "/a")],
+        "called 1 times, and by the records 0 times",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_the_model_sees_that_a_handler_is_called(case):
+    script, change, words = CALLS[case]
+    course, records, marks = play_and_mark(script, SLOW)
+    assert not breaches(script, course, records, SLOW, marks), "the truth is allowed"
+
+    marks.calls = [(course.client, target) for _, target in change(marks.calls)]
+    found = breaches(script, course, records, SLOW, marks)
+
+    assert words in "\n".join(found)
+
+
+def test_calls_of_other_clients_are_theirs():
+    course, records, marks = play_and_mark(STAYS, SLOW)
+    marks.calls.append((("203.0.113.1", 1), "/a"))
+    assert not breaches(STAYS, course, records, SLOW, marks)
 
 
 def test_what_is_broken_is_told_with_code_that_plays_it_again():

@@ -18,6 +18,7 @@ from trioserve.app.streaming import Send
 from trioserve.core.errors import DropConnection, HTTPError
 from trioserve.core.lifecycle import CANCEL, DisconnectPolicy, HalfClose
 from trioserve.core.limits import Deadlines, Limits
+from trioserve.core.records import ClientAddress
 from trioserve.server.config import Config
 from trioserve.testing.scripts import Coded
 
@@ -73,6 +74,8 @@ class Marks:
         self.begun = 0
         self.ended = 0
         self.marks = 0
+        # Who has called which handler: the client, and the target of its request. One for each call, in their order.
+        self.calls: list[tuple[ClientAddress | None, str]] = []
         self._news = trio.lowlevel.ParkingLot()
 
     def reach(self) -> None:
@@ -123,6 +126,7 @@ class HandlerBroke(RuntimeError):
 
 def _handle(handler: Handler, marks: Marks):  # type: ignore[no-untyped-def]  # noqa: ANN202
     async def handle(request: Request) -> Response:
+        marks.calls.append((request.client, request.target))
         with marks:
             content = await request.body() if handler.reads else b""
             marks.reach()

@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ from trioserve.core.limits import Deadlines
 from trioserve.core.records import Abandoned, Completed, Record
 from trioserve.core.status import TABLE, Cell
 from trioserve.testing.answers import GET, Asked, RawAnswer, WrongAnswer, read_answers_before_leaving
-from trioserve.testing.handlers import Handler, Service
+from trioserve.testing.handlers import Handler, Marks, Service
 from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Point, ResponseBytes, Way
 from trioserve.testing.scripts import Course, Read, Script
 from trioserve.testing.wire import Wire
@@ -242,23 +243,32 @@ class ModelBroken(AssertionError):
     """A server did what the design does not allow; the text says what, and how to play it again."""
 
 
-def check_script(script: Script, course: Course, records: Sequence[Record], service: Service) -> None:
+def check_script(
+    script: Script, course: Course, records: Sequence[Record], service: Service, marks: Marks | None = None
+) -> None:
     """See that nothing came of a script but what the design allows.
 
     Args:
         records: those of its connection, in their order, when all is over.
+        marks: those of the service's app. With them it is seen whether a handler was called once for each exchange in
+            which it was to be called, and for nothing else.
 
     Raises:
         ModelBroken: something is not allowed. The text has the script as code that can be pasted.
     """
-    if broken := breaches(script, course, records, service):
+    if broken := breaches(script, course, records, service, marks):
         again = ["", "Play it again:", "", f"script = {script!r}", f"service = {service!r}", ""]
         raise ModelBroken("\n".join([*broken, *again, f"{course}", *map(repr, records)]))
 
 
-def breaches(script: Script, course: Course, records: Sequence[Record], service: Service) -> list[str]:
+def breaches(
+    script: Script, course: Course, records: Sequence[Record], service: Service, marks: Marks | None = None
+) -> list[str]:
     """What of this the design does not allow, in words; none if all is well. As `check_script`."""
-    return [*_judge_records(script, course, records, service)] or [*_judge_answers(script, course, records, service)]
+    wrong = [*_judge_records(script, course, records, service)]
+    if not wrong and marks is not None:
+        wrong = [*_judge_calls(script, course, records, service, marks)]
+    return wrong or [*_judge_answers(script, course, records, service)]
 
 
 class _Notice(NamedTuple):
@@ -634,6 +644,34 @@ def _judge_record(exchange: _Exchange, record: Record | None) -> Iterator[str]:
         yield "it has no record"
 
 
+def _judge_calls(
+    script: Script, course: Course, records: Sequence[Record], service: Service, marks: Marks
+) -> Iterator[str]:
+    """Handlers: was each called as often as the records say?"""
+    called = Counter(target for client, target in marks.calls if client == course.client)
+    least, most = Counter[str](), Counter[str]()
+    for wire, record in zip(script.requests, records, strict=False):
+        target = record.target
+        if target is not None and target in service.handlers and record.method in _METHODS:
+            least[target] += _was_called(wire, record)
+            most[target] += _may_have_been_called(record)
+    for target in sorted({*called, *least}):
+        if not least[target] <= called[target] <= most[target]:
+            times = f"{least[target]} to {most[target]}" if least[target] < most[target] else f"{most[target]}"
+            yield f"the handler of {target} was called {called[target]} times, and by the records {times} times"
+
+
+def _was_called(wire: Wire, record: Record) -> bool:
+    """True if its handler was certainly called. One that was cancelled may not have come beyond a middleware."""
+    cancelled = isinstance(record, Abandoned) and record.outcome is Outcome.CANCELLED
+    return is_right(wire) and _may_have_been_called(record) and not cancelled
+
+
+def _may_have_been_called(record: Record) -> bool:
+    not_started = isinstance(record, Abandoned) and record.outcome is Outcome.NOT_STARTED
+    return record.headers is not None and not not_started
+
+
 def _judge_answers(script: Script, course: Course, records: Sequence[Record], service: Service) -> Iterator[str]:
     of_each = itertools.zip_longest(script.requests, records)
     asked = [_asked(wire, record, course.received) for wire, record in of_each if wire is not None]
@@ -782,6 +820,7 @@ def _dechunked(body: bytes) -> bytes | None:
     return None
 
 
+_METHODS = frozenset({"GET", "HEAD", "POST"})
 _NOWHERE = Handler(reads=False, status=404)
 _NOT_ALLOWED = Handler(reads=False, status=405)
 
@@ -790,4 +829,4 @@ def handler_for(service: Service, wire: Wire) -> Handler:
     """What becomes of a request: its handler, or one that stands for there being none."""
     if wire.target not in service.handlers:
         return _NOWHERE
-    return service.handlers[wire.target] if wire.method in {"GET", "HEAD", "POST"} else _NOT_ALLOWED
+    return service.handlers[wire.target] if wire.method in _METHODS else _NOT_ALLOWED
