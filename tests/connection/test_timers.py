@@ -211,6 +211,22 @@ async def test_the_heap_does_not_grow_with_the_timers_that_were_discarded(mock_c
     assert len(calls.at) == len(staying)
 
 
+async def test_a_stopped_timer_can_be_set_again_also_when_discarded_ones_were_cleaned_away(mock_clock, timers):
+    calls = Calls()
+    stopped = timers.timer(calls)
+    stopped.set(4_000)
+    stopped.stop()
+    for _ in range(3 * _SMALL):
+        timer = timers.timer(Calls())
+        timer.set(5_000)
+        timer.discard()
+
+    stopped.set(4_500)
+    mock_clock.jump(4_500)
+    await wait_all_tasks_blocked()
+    assert calls.at == [4_500]
+
+
 async def test_setting_a_timer_again_and_again_does_not_grow_the_heap(timers):
     timer = timers.timer(Calls())
     for number in range(1_000):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import pytest
 import trio
@@ -45,6 +46,27 @@ async def test_a_handler_that_takes_too_long_is_cancelled_and_answered_503(stage
         assert b"\r\nconnection: close\r\n" in answer.lower()
         assert visit.cancelled
         assert (await theatre.completed()).status == 503
+
+
+@in_memory
+async def test_a_deadline_ends_with_its_exchange(stage: Stage) -> None:
+    app = App()
+
+    @app.get("/", deadline=5)
+    async def quick() -> str:
+        return "quick"
+
+    @app.get("/slow", deadline=math.inf)
+    async def slow() -> str:
+        await trio.sleep(10)
+        return "slow"
+
+    async with stage.serve(app) as theatre:
+        client = await theatre.connect()
+        await client.send(GET + GET.replace(b" / ", b" /slow "))
+        assert await client.response() == (200, b"quick")
+        assert await client.response() == (200, b"slow")
+        await theatre.records(2)
 
 
 @every_stage
@@ -204,6 +226,24 @@ async def test_only_waiting_for_a_body_counts_and_not_what_the_handler_does_in_b
             await trio.sleep(100)
         assert await client.response(b"POST") == (200, b"taken")
         assert (await theatre.completed()).request_body_bytes == 10
+
+
+@every_stage
+async def test_content_that_has_come_with_its_head_may_be_too_large_too(stage: Stage) -> None:
+    app = App()
+
+    @app.post("/", max_body=5)
+    async def upload(request: Request) -> bytes:
+        return await request.body()
+
+    async with stage.serve(app) as theatre:
+        for size, status in (5, 200), (6, 413):
+            client = await theatre.connect()
+            await client.send(
+                b"POST / HTTP/1.1\r\nHost: example\r\nTransfer-Encoding: chunked\r\n\r\n"
+                b"%d\r\n%b\r\n0\r\n\r\n" % (size, bytes(size))
+            )
+            assert (await client.response(b"POST"))[0] == status
 
 
 @in_memory

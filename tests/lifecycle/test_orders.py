@@ -272,6 +272,26 @@ async def test_a_shielded_send_that_is_blocked_when_we_give_up_ends_at_once(stag
 
 
 @in_memory
+async def test_under_finish_a_whole_response_that_is_blocked_when_its_client_leaves_is_abandoned(stage: Stage) -> None:
+    app = App(disconnect=FINISH)
+
+    @app.get("/")
+    async def handler() -> bytes:
+        return bytes(400_000)
+
+    async with stage.serve(app) as theatre:
+        client = await theatre.connect()
+        await client.send(GET)
+        await trio.sleep(1)
+        client.half_close()
+        await trio.sleep(3600)
+    (record,) = theatre.observed.all
+    assert isinstance(record, Abandoned)
+    assert (record.cause, record.outcome, record.noticed_at) == (Cause.FIN, Outcome.FINISHED, 1)
+    assert 0 < record.response_body_bytes < record.response_body_expected == 400_000
+
+
+@in_memory
 async def test_a_client_that_leaves_while_its_handler_unwinds_from_a_deadline_is_not_written_to(stage: Stage) -> None:
     app = App()
 

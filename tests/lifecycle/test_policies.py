@@ -289,6 +289,33 @@ async def test_a_status_function_that_fails_is_logged_and_the_default_holds(
 # The hook
 
 
+@every_stage
+async def test_a_hook_hears_of_it_when_the_connection_is_closed(stage: Stage) -> None:
+    app, closed, heard = App(), trio.Event(), []
+
+    @app.on_abandoned
+    async def tell(_: Abandoned) -> None:
+        with trio.move_on_after(1):
+            await closed.wait()
+        heard.append(closed.is_set())
+
+    @app.get("/", deadline=0.01)
+    async def handler() -> Response:
+        async def write_body(send) -> None:
+            await send(b"first")
+            await trio.sleep_forever()
+
+        return Response.stream(write_body)
+
+    async with stage.serve(app) as theatre:
+        client = await theatre.connect()
+        await client.send(GET)
+        await client.read_to_end()
+        closed.set()
+        await theatre.abandoned()
+    assert heard == [True]
+
+
 @in_memory
 async def test_a_hook_that_hangs_is_stopped_and_logged(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     app, cancelled_at = App(), []

@@ -408,3 +408,23 @@ async def test_a_connection_serves_on_after_a_stream_of_events(stage: Stage) -> 
             await client.send(GET)
             assert await client.response() == (200, b"data: x\n\n")
         assert [type(record) for record in await theatre.records(3)] == [Completed] * 3
+
+
+@every_stage
+async def test_each_part_is_a_checkpoint_also_where_there_is_room(stage: Stage) -> None:
+    app = App()
+
+    @app.get("/")
+    async def handler() -> Response:
+        async def write_body(send) -> None:
+            for _ in range(3):
+                with trio.testing.assert_checkpoints():
+                    await send(b"x")
+
+        return Response.stream(write_body)
+
+    async with stage.serve(app) as theatre:
+        client = await theatre.connect()
+        await client.send(GET)
+        assert await client.response() == (200, b"xxx")
+        await theatre.completed()

@@ -284,6 +284,18 @@ async def test_one_who_asks_for_silence_gets_it(stage: Stage) -> None:
         assert (await theatre.abandoned()).status == 444
 
 
+@every_bare_stage
+async def test_the_last_words_are_not_said_to_one_who_has_heard_the_last(stage: Stage) -> None:
+    async def wait_for_the_answer(exchange: Exchange) -> None:
+        await exchange.end_switched(b"bye")
+        await trio.sleep_forever()
+
+    async with stage.serve(Switching(wait_for_the_answer, deadline=0.01)) as theatre:
+        client = await switched(theatre)
+        assert await client.read_to_end() == b"bye"
+        assert (await theatre.abandoned()).cause is Cause.DEADLINE
+
+
 @in_bare_clear_memory
 async def test_no_last_words_follow_a_piece_that_was_cut(stage: Stage) -> None:
     async def flood(exchange: Exchange) -> None:
@@ -303,11 +315,10 @@ async def test_no_last_words_follow_a_piece_that_was_cut(stage: Stage) -> None:
 @in_bare_clear_memory
 async def test_no_last_words_follow_a_piece_that_was_cut_though_there_is_room_again(stage: Stage) -> None:
     async def flood(exchange: Exchange) -> None:
-        try:
-            await exchange.send_bytes(bytes(100_000))
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.sleep(3)
+        with trio.CancelScope(shield=True):
+            with pytest.raises(ClientGone):
+                await exchange.send_bytes(bytes(100_000))
+            await trio.sleep(3)
 
     config = Config(deadlines=Deadlines(drain=0.01))
     async with stage.serve(Switching(flood), config) as theatre:

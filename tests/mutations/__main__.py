@@ -104,9 +104,9 @@ def with_defect(defect: Defect, sound: str) -> str:
 
 def _culprit(output: str) -> str:
     """The test that failed; or the last that began, if the run ended with it."""
-    if failed := re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE):
+    if failed := re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, re.MULTILINE):
         return failed[1]
-    *_, last = re.findall(r"^(tests/\S+::\S+)", output, re.MULTILINE) or ["no test"]
+    *_, last = re.findall(r"^(tests/\S+::.+?)(?: [A-Z]+ .*)?$", output, re.MULTILINE) or ["no test"]
     return f"{last} (hung)"
 
 

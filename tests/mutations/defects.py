@@ -421,6 +421,15 @@ DEFECTS = (
     ),
     # The sender
     Defect(
+        "a-cut-piece-is-forgotten-as-such",
+        "connection/sender.py",
+        "        self._cut = self._cut or 0 < len(self._unsent) < sum(map(len, self._wire))\n",
+        "",
+        (
+            "tests/lifecycle/test_switching.py::test_no_last_words_follow_a_piece_that_was_cut_though_there_is_room_again",
+        ),
+    ),
+    Defect(
         "an-interim-response-counts-as-the-response",
         "connection/sender.py",
         "            self.response_bytes -= len(data)  # these bytes are not the response's, whenever they get out\n",
@@ -480,6 +489,15 @@ DEFECTS = (
     ),
     # The exchange
     Defect(
+        "a-response-that-was-thrown-away-is-complete",
+        "connection/exchange.py",
+        "        if self._connection.departure.end is None:\n            self._complete()",
+        "        self._complete()",
+        (
+            "tests/lifecycle/test_orders.py::test_under_finish_a_whole_response_that_is_blocked_when_its_client_leaves_is_abandoned",
+        ),
+    ),
+    Defect(
         "a-status-is-sent-before-its-first-byte",
         "connection/exchange.py",
         "if self.response is None or self._connection.sender.response_bytes <= 0:",
@@ -487,6 +505,13 @@ DEFECTS = (
         (
             "tests/lifecycle/test_orders.py::test_a_response_of_which_not_one_byte_got_out_was_not_sent_though_the_100_before_it_was",
         ),
+    ),
+    Defect(
+        "content-that-came-with-the-head-is-not-limited",
+        "connection/exchange.py",
+        "            self._count(event.data)\n            self._early_parts.append(event.data)",
+        "            self._early_parts.append(event.data)",
+        ("tests/lifecycle/test_giving_up.py::test_content_that_has_come_with_its_head_may_be_too_large_too",),
     ),
     Defect(
         "one-who-left-is-asked-for-its-body",
@@ -519,6 +544,21 @@ DEFECTS = (
         ),
     ),
     Defect(
+        "a-part-is-written-without-a-checkpoint",
+        "connection/exchange.py",
+        "        # Before the part and not after it: nothing may be written once the client is known to be gone.\n"
+        "        await trio.lowlevel.checkpoint()\n",
+        "",
+        ("tests/lifecycle/test_streams.py::test_each_part_is_a_checkpoint_also_where_there_is_room",),
+    ),
+    Defect(
+        "the-last-words-come-twice",
+        "connection/exchange.py",
+        'words = b"" if self._said_last else self._last_words(cause)',
+        "words = self._last_words(cause)",
+        ("tests/lifecycle/test_switching.py::test_the_last_words_are_not_said_to_one_who_has_heard_the_last",),
+    ),
+    Defect(
         "who-may-go-has-left",
         "connection/exchange.py",
         "        if not data and not self._client_may_go:",
@@ -535,6 +575,19 @@ DEFECTS = (
         ("tests/lifecycle/test_departure.py::test_a_stream_is_cancelled_between_two_parts",),
     ),
     # The connection
+    Defect(
+        "the-record-comes-before-the-close",
+        "connection/connection.py",
+        "            self._close(exchange)\n            if exchange is not None and end is not None and exchange.completed_at is None:\n"
+        "                status = self._abandoned_status(end)\n"
+        "                record = exchange.abandoned_record(end, status, self.departure.unacked_bytes)\n"
+        "                await self.context.reporter.abandoned(record)\n",
+        "            if exchange is not None and end is not None and exchange.completed_at is None:\n"
+        "                status = self._abandoned_status(end)\n"
+        "                record = exchange.abandoned_record(end, status, self.departure.unacked_bytes)\n"
+        "                await self.context.reporter.abandoned(record)\n            self._close(exchange)\n",
+        ("tests/lifecycle/test_policies.py::test_a_hook_hears_of_it_when_the_connection_is_closed",),
+    ),
     Defect(
         "an-exchange-is-reported-twice",
         "connection/connection.py",
@@ -596,11 +649,25 @@ DEFECTS = (
         ),
     ),
     Defect(
+        "a-cut-response-ends-like-a-whole-one",
+        "connection/connection.py",
+        "return self.engine.closing_ends_response or (end is not None and end.cause in CLIENT_SLOW)",
+        "return end is not None and end.cause in CLIENT_SLOW",
+        ("tests/lifecycle/test_agreement.py::test_memory_and_sockets_agree_record_for_record",),
+    ),
+    Defect(
         "the-status-policy-of-a-route-is-ignored",
         "connection/connection.py",
         "status = self._rules.status.status(end.phase, end.cause)",
         "status = self.context.application.rules.status.status(end.phase, end.cause)",
         ("tests/lifecycle/test_policies.py::test_a_route_can_have_a_status_of_its_own",),
+    ),
+    Defect(
+        "a-deadline-outlives-its-exchange",
+        "connection/connection.py",
+        "        self._handler_deadline.stop()\n        self._unread_timer.stop()",
+        "        self._unread_timer.stop()",
+        ("tests/lifecycle/test_giving_up.py::test_a_deadline_ends_with_its_exchange",),
     ),
     Defect(
         "context-variables-leak-into-the-next-exchange",
@@ -681,8 +748,177 @@ DEFECTS = (
         "            listener = self._listeners[fd]\n",
         ("tests/connection/test_hangup.py::test_a_listener_may_remove_another_that_was_to_be_told_in_the_same_round",),
     ),
+    Defect(
+        "who-hears-bytes-hears-no-hangup",
+        "connection/hangup.py",
+        "self._epoll.modify(fd, _HANGUP | select.EPOLLIN)",
+        "self._epoll.modify(fd, select.EPOLLET | select.EPOLLIN)",
+        (
+            "tests/connection/test_socket_transport.py::test_a_fin_behind_a_closed_window_arrives_when_bytes_are_absorbed",
+        ),
+    ),
+    Defect(
+        "a-removed-socket-is-still-watched",
+        "connection/hangup.py",
+        "        del self._listeners[fd]\n        self._epoll.unregister(fd)",
+        "        self._epoll.unregister(fd)",
+        ("tests/connection/test_hangup.py::test_a_listener_may_remove_another_that_was_to_be_told_in_the_same_round",),
+    ),
     # Reading ahead
+    Defect(
+        "behind-a-fin-nothing-is-heard",
+        "connection/readahead.py",
+        "return not self._closed and self._end in (None, Cause.FIN)",
+        "return not self._closed and self._end is None",
+        ("tests/connection/test_readahead.py::test_a_reset_after_a_fin_is_told_too",),
+    ),
+    Defect(
+        "what-came-before-a-reset-is-lost",
+        "connection/readahead.py",
+        "        except HungUp as error:\n            self._keep_the_rest()\n            self._ended(error.cause)",
+        "        except HungUp as error:\n            self._ended(error.cause)",
+        (
+            "tests/lifecycle/test_policies.py::test_under_finish_a_body_that_had_come_whole_before_a_reset_is_read_whole",
+        ),
+    ),
+    Defect(
+        "the-pump-reads-on-for-the-next-exchange",
+        "connection/readahead.py",
+        "        self._on_bytes = None\n        self._reach = READ_AHEAD",
+        "        self._on_bytes = None",
+        ("tests/connection/test_readahead.py::test_once_nobody_minds_unread_bytes_the_reach_is_short_again",),
+    ),
+    Defect(
+        "what-the-pump-has-not-read-is-not-there",
+        "connection/readahead.py",
+        "        self.look()  # what lies there need not be bytes for us: over TLS it may be a farewell\n",
+        "",
+        ("tests/connection/test_readahead.py::test_bytes_are_there_whether_the_pump_has_had_its_turn_or_not",),
+    ),
     # TLS
+    Defect(
+        "close-notify-is-no-end",
+        "connection/tls.py",
+        "                if not record:  # close_notify\n                    self._end = Cause.FIN\n                    break",
+        "                if not record:  # close_notify\n                    break",
+        ("tests/connection/test_tls.py::test_a_close_notify_is_the_clients_fin_behind_what_it_sent_before",),
+    ),
+    Defect(
+        "broken-tls-is-a-reset",
+        "connection/tls.py",
+        "        self._end = Cause.TLS_ERROR\n",
+        "        self._end = Cause.RESET\n",
+        ("tests/connection/test_tls.py::test_a_broken_record_is_a_tls_error_behind_what_was_whole_before_it",),
+    ),
+    Defect(
+        "a-farewell-to-one-who-hung-up",
+        "connection/tls.py",
+        "    def _hung_up(self, cause: Cause) -> None:\n        self._client_gone = True\n",
+        "    def _hung_up(self, cause: Cause) -> None:\n",
+        ("tests/connection/test_tls.py::test_nothing_is_written_to_a_client_that_has_hung_up",),
+    ),
+    Defect(
+        "a-record-counts-before-it-is-out",
+        "connection/tls.py",
+        "            begun = min(1, size - 1)\n",
+        "            begun = size\n",
+        ("tests/connection/test_tls.py::test_a_record_without_room_counts_as_one_byte_until_all_of_it_is_out",),
+    ),
+    Defect(
+        "no-farewell-before-the-fin",
+        "connection/tls.py",
+        "    def send_eof(self) -> None:\n        self._say_goodbye()\n",
+        "    def send_eof(self) -> None:\n",
+        ("tests/connection/test_tls.py::test_after_our_fin_receiving_goes_on",),
+    ),
     # Turns, idle connections, timers, spools
+    Defect(
+        "a-turn-is-given-back-twice",
+        "connection/turns.py",
+        "            self._waiting.unpark()\n        else:\n            self._free += 1",
+        "            self._waiting.unpark()\n        self._free += 1",
+        ("tests/connection/test_turns.py::test_who_has_waited_longest_is_next_and_nobody_comes_in_between",),
+    ),
+    Defect(
+        "one-too-many-in-the-queue",
+        "connection/turns.py",
+        "return len(self._waiting) >= self._queue",
+        "return len(self._waiting) > self._queue",
+        ("tests/connection/test_turns.py::test_the_queue_is_full_when_as_many_wait_as_there_are_places",),
+    ),
+    Defect(
+        "idle-connections-stand-where-they-were-first",
+        "connection/idle.py",
+        "        self._waiting.move_to_end(connection)\n",
+        "",
+        ("tests/server/test_admission.py::test_the_connection_that_has_been_idle_for_longest_is_closed_for_who_comes",),
+    ),
+    Defect(
+        "one-idle-for-a-moment-is-not-spared",
+        "connection/idle.py",
+        "            if since is not None and since > before:\n                return\n",
+        "",
+        ("tests/server/test_admission.py::test_one_that_has_been_idle_for_a_moment_only_is_spared",),
+    ),
+    Defect(
+        "a-timer-that-was-put-off-is-forgotten",
+        "connection/timers.py",
+        "        elif self.when < math.inf:\n            self.set(self.when)\n",
+        "",
+        ("tests/connection/test_timers.py::test_a_timer_set_to_later_is_due_then_and_not_before",),
+    ),
+    Defect(
+        "an-earlier-timer-wakes-nobody",
+        "connection/timers.py",
+        "        self._sleep.deadline = min(self._sleep.deadline, when)\n",
+        "",
+        ("tests/connection/test_timers.py::test_a_timer_set_while_the_task_sleeps_for_long_wakes_it_in_time",),
+    ),
+    Defect(
+        "a-stopped-timer-is-cleaned-away",
+        "connection/timers.py",
+        "if not entry[2].is_discarded]",
+        "if entry[2].is_set]",
+        (
+            "tests/connection/test_timers.py::test_a_stopped_timer_can_be_set_again_also_when_discarded_ones_were_cleaned_away",
+        ),
+    ),
+    Defect(
+        "what-a-spool-held-is-never-given-back",
+        "connection/spool.py",
+        "        self._chunks.clear()\n        self._budget.give_back(self._charge(self.size))\n",
+        "        self._chunks.clear()\n",
+        ("tests/connection/test_spool.py::test_what_is_cleared_makes_room_for_others_once",),
+    ),
+    Defect(
+        "bytes-come-back-in-the-wrong-order",
+        "connection/spool.py",
+        "self._chunks.appendleft(data)",
+        "self._chunks.append(data)",
+        (
+            "tests/connection/test_spool.py::test_what_is_put_back_is_the_oldest_again_and_counts_even_where_there_is_no_room",
+        ),
+    ),
+    Defect(
+        "a-spool-takes-more-than-there-is",
+        "connection/spool.py",
+        "return self._charge(size) - self._charge(self.size) <= max(self._budget.left, 0)",
+        "return True",
+        ("tests/connection/test_spool.py::test_a_spool_has_room_only_for_a_whole_receive_within_the_budget",),
+    ),
     # What is told of the records
+    Defect(
+        "the-shield-of-the-hooks-is-forgotten",
+        "observe/reporter.py",
+        "            with trio.CancelScope(shield=True):\n",
+        "            with trio.CancelScope():\n",
+        ("tests/observe/test_reporter.py::test_hooks_run_to_their_end_although_the_caller_is_being_cancelled",),
+    ),
+    Defect(
+        "a-hook-may-hang-for-ever",
+        "observe/reporter.py",
+        "patience = trio.move_on_after(self._hook_deadline)",
+        "patience = trio.CancelScope()",
+        ("tests/observe/test_reporter.py::test_a_hanging_hook_is_stopped_at_its_deadline_and_logged_once",),
+    ),
 )
