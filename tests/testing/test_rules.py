@@ -99,6 +99,19 @@ async def swallows_in_a_task() -> None:
         nursery.start_soon(swallows)
 
 
+async def swallows_and_answers() -> str:
+    try:
+        await trio.sleep(1)
+    except BaseException:
+        pass
+    return "x"
+
+
+async def swallows_in_a_task_that_ends() -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(swallows_and_answers)
+
+
 async def turns() -> None:
     try:
         await trio.sleep(1)
@@ -117,6 +130,8 @@ async def turns() -> None:
         (swallows, "swallowed", "await trio.sleep(2)"),
         (swallows_for_ever, "swallowed", "await trio.sleep(1)"),
         (swallows_in_a_task, "swallowed", "await trio.sleep(2)"),
+        (swallows_and_answers, "swallowed", "await trio.sleep(1)"),
+        (swallows_in_a_task_that_ends, "swallowed", "await trio.sleep(1)"),
         (turns, "turned", 'raise ValueError("it did not work") from None'),
     ],
 )

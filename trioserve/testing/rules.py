@@ -95,11 +95,18 @@ def _swallows(played: Played) -> Iterator[Found]:
                 ending.cut.place,
             )
             return
-    for cut in played.watch.cuts:
-        if cut.went_on:
+    went_on = [cut for cut in played.watch.cuts if cut.went_on]
+    for cut in went_on:
+        yield Found(
+            f"{_task(cut.task)} had been cancelled, swallowed that, and went on to the await at {cut.place}", cut.place
+        )
+    # One that awaits nothing any more has swallowed it as well: trio knows only by the Cancelled that it has ended by
+    # it, and whoever awaits it would take what it returns for the outcome of work that was done.
+    for ending in played.watch.endings:
+        if ending.swallowed and ending.cut is not None and ending.task not in {cut.task for cut in went_on}:
+            kept = "answered all the same" if ending.endpoint else "returned all the same"
             yield Found(
-                f"{_task(cut.task)} had been cancelled, swallowed that, and went on to the await at {cut.place}",
-                cut.place,
+                f"cancelled at {ending.cut.place}, {_task(ending.task)} swallowed that and {kept}", ending.cut.place
             )
 
 
