@@ -128,6 +128,12 @@ drawn = settings(suppress_health_check=[HealthCheck.too_slow], print_blob=True)
     service=Service(handlers={"/a": Handler(parts=1, content=4, fails=True)}),
     layers=False,
 )
+@example(
+    # The client leaves in the very moment in which the patience with its head is at its end: either comes first.
+    script=Script((GET, GET), (Send(len(GET.head) + 1), Pause(2.0), Leave(Way.FIN))),
+    service=Service(handlers={"/a": Handler(waits=1.0)}, deadlines=Deadlines(head=1.0)),
+    layers=False,
+)
 def test_whatever_a_client_does_the_records_and_answers_tell_the_truth(
     kind: str,
     script: Script,

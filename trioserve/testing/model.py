@@ -421,12 +421,21 @@ class _Exchange:
         if Way.FIN in self.left:
             yield from self._after_close(self.left[Way.FIN], probed=max(fin, self.head))
         yield _Notice(self.broken, Cause.RESET, within=_RESET_BEHIND_FIN)
+        if self.own.status == 408 and self._leaves_unanswered(self.own.at):
+            phase = Phase.HEAD if self.own.at < self.head else Phase.BODY
+            yield _Notice(self.own.at, Cause.READ_TIMEOUT, frozenset({phase}), certain=False)
         if self.may_block:
             stalled = self.answers + self._deadlines.send_stall
             yield _Notice(stalled, Cause.WRITE_TIMEOUT, IN_RESPONSE, certain=False, within=math.inf)
         if self._must_block():
             stalled = self.done + self._deadlines.send_stall
             yield _Notice(stalled, Cause.WRITE_TIMEOUT, IN_RESPONSE, within=1.0)
+
+    def _leaves_unanswered(self, at: float) -> bool:
+        """True if its client leaves in this very moment, so that an answer given then may not get out any more."""
+        gone = {Way.FIN, Way.RESET} if not self._script.reads else {Way.RESET}
+        gone |= {Way.FIN, Way.HALF_CLOSE} if self._service.half_close is HalfClose.ABORT else set()
+        return any(_near(self.left[way], at) for way in gone if way in self.left)
 
     def _after_fin(self, at: float) -> Iterator[_Notice]:
         """Nothing more comes. In the midst of a request that is a departure, whatever the policy."""
