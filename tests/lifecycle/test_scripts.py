@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from lifecycle.stage import Client, Stage
-from trioserve import Completed, Deadlines, HalfClose
+from trioserve import FINISH, Completed, Deadlines, HalfClose
 from trioserve.core.records import Record
 from trioserve.testing import Way, Wire
 from trioserve.testing.handlers import Handler, HandlerBroke, Marks, Service
@@ -132,6 +132,12 @@ drawn = settings(suppress_health_check=[HealthCheck.too_slow], print_blob=True)
     # The client leaves in the very moment in which the patience with its head is at its end: either comes first.
     script=Script((GET, GET), (Send(len(GET.head) + 1), Pause(2.0), Leave(Way.FIN))),
     service=Service(handlers={"/a": Handler(waits=1.0)}, deadlines=Deadlines(head=1.0)),
+    layers=False,
+)
+@example(
+    # The client leaves while its answer is blocked, and the handler may run on: its answer is nobody's.
+    script=Script((GET,), (Send(), Pause(0.5), Leave(Way.RESET)), reads=False),
+    service=Service(handlers={"/a": Handler(content=300_000)}, disconnect=FINISH),
     layers=False,
 )
 def test_whatever_a_client_does_the_records_and_answers_tell_the_truth(

@@ -414,6 +414,12 @@ LIES = {
         lambda course, records: (course, [_as_completed(records[0])]),
         "known to have left since 0.5",
     ),
+    "completed though nobody took it": (
+        Script((GET,), (Send(), Pause(0.5), Leave(Way.RESET)), reads=False),
+        Service(handlers={"/a": Handler(content=300_000)}, disconnect=FINISH),
+        lambda course, records: (course, [dataclasses.replace(_as_completed(records[0]), duration=0.5)]),
+        "nobody has taken its answer",
+    ),
     "a stream that looks whole": (
         dataclasses.replace(LEAVES, requests=(GET,)),
         STREAMS,

@@ -505,6 +505,8 @@ class _Exchange:
             yield f"it is Completed with {record.status}, and not with {own.status}"
         if at < own.at - EPSILON or (own.certain and at > own.at + EPSILON):
             yield f"it is Completed at {at}, and its answer is due at {own.at}"
+        if self._must_block():
+            yield f"it is Completed at {at}, and nobody has taken its answer, for which there was no room"
         if at > (noticed := self.certainly_noticed) + EPSILON:
             yield f"it is Completed at {at}, when its client was known to have left since {noticed}"
         if (record.headers is None) != (own.at < self.head):
