@@ -4,6 +4,8 @@ The client sends its request in pieces, so that a handler which reads it has to 
 in two halves, each when all tasks rest. It reads what comes at once; but where it is to leave inside a response, the
 connection holds so little that the server's send is blocked when it leaves.
 
+Each play begins with the same random numbers for trio's scheduler, so that it can be played again exactly.
+
 A play waits until its exchange has ended, its hooks were called, and what it started beside itself has ended too. Then
 it looks what is left, and only then it lets the server go: what the application holds is there as long as a handler, or
 a snapshot, may use it.
@@ -50,6 +52,7 @@ from trioserve.testing.peer import Peer
 from trioserve.testing.places import WRITTEN, whose
 from trioserve.testing.plan import Leave
 from trioserve.testing.residue import Residue, left
+from trioserve.testing.scheduling import fixed_order
 from trioserve.testing.served import Served, served
 from trioserve.testing.watching import Watch
 from trioserve.testing.wire import Wire
@@ -141,7 +144,8 @@ async def play(
     news = _News()
     noted = _Noted(setting.app)
     config = dataclasses.replace(setting.config, observers=(*setting.config.observers, news))
-    with ungrouped(), news.heard():
+    await trio.testing.wait_all_tasks_blocked()  # so that nothing else takes a part in the order
+    with ungrouped(), fixed_order(), news.heard():
         async with _entered(setting.around):
             outside = Residue.now()
             async with served(noted, config) as theatre:
