@@ -20,6 +20,10 @@ What must stay true:
 * Not the world outside: trio's own wait for `run_sync_soon`, the hangup watch (what it hears comes with the look at the
   descriptors), and a thread that itself waits for the task in `trio.from_thread.run`.
 
+When all tasks are blocked for good, with no deadline and nothing outside, as one that waits for an Event that nobody
+sets, then a run hangs, as it does under trio's own clocks: a signal or a thread that is not trio's might still wake it.
+Give what may hang a bound, `with trio.fail_after(60):`, which takes no time here. Plays have one (`play.PATIENCE`).
+
 What it cannot see: a thread that trio did not start and that will report by `trio.from_thread` or `run_sync_soon`. And
 a thread that was started with `abandon_on_cancel=True` counts as at work while it waits in `trio.from_thread.run`, for
 that is done in another task; time then goes at its usual rate, which is slow, but not wrong.
