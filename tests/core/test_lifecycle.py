@@ -273,7 +273,7 @@ class Connection(RuleBasedStateMachine):
         self.time = 0.0
         self.verdicts: list[Verdict] = []
         self.first_end: End | None = None
-        self.fin_heard = self.fin_met = False
+        self.fin_heard = self.fin_met = self.client_broke = False
         self.begin_exchange(rules)
 
     def begin_exchange(self, rules: ClientRules) -> None:
@@ -332,6 +332,7 @@ class Connection(RuleBasedStateMachine):
     @precondition(lambda self: self.calm <= 0)
     @rule(cause=st.sampled_from([Cause.RESET, Cause.VANISHED, Cause.TLS_ERROR]))
     def the_connection_breaks(self, cause):
+        self.client_broke = True
         self.judged(self.lifecycle.peer_hung_up(cause, self.phase, self.now(), self.rules))
         assert self.lifecycle.ended is not None, "a broken connection always decides"
 
@@ -394,6 +395,15 @@ class Connection(RuleBasedStateMachine):
     @invariant()
     def the_first_decisive_cause_never_changes(self):
         assert self.lifecycle.ended == self.first_end
+
+    @invariant()
+    def an_answer_is_owed_only_where_the_client_is_there_and_was_told_nothing(self):
+        end = self.lifecycle.ended
+        told = end is not None and end.phase in {Phase.IDLE, Phase.COMPLETE, Phase.RESPONSE_HEAD, Phase.RESPONSE_BODY}
+        if end is None or told or end.cause in {*LEFT, Cause.WRITE_TIMEOUT, Cause.DROPPED} or self.client_broke:
+            assert not self.lifecycle.owes_answer
+        elif not self.fin_heard:
+            assert self.lifecycle.owes_answer
 
     @invariant()
     def there_is_one_probe_an_exchange(self):
