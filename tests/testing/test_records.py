@@ -72,3 +72,38 @@ async def test_the_record_of_an_abandoned_exchange_is_there_when_its_hook_was_ca
         assert not found
         await records.hook(mine)
     assert found == [mine]
+
+
+async def test_an_exchange_is_found_by_its_connections_id_and_the_first_of_its_records_is_taken():
+    records = Records()
+    mine, another = abandoned(client=HERE, connection_id=7), abandoned(client=THERE, connection_id=7)
+    for record in (mine, another):
+        records.abandoned(record)
+        await records.hook(record)
+    assert await records.of(7, mine.exchange_number) is mine
+    assert await records.of(THERE, mine.exchange_number) is another
+    assert records.has(HERE, mine.exchange_number)
+    assert not records.has(HERE, mine.exchange_number + 1)
+
+
+async def test_to_find_one_of_many_records_is_not_to_look_at_the_others():
+    class Looked:
+        """Stands for a record and counts how often it is looked at."""
+
+        looks = 0
+
+        def __init__(self, number: int) -> None:
+            self.connection_id, self.client = number, ("198.51.100.7", number)
+
+        @property
+        def exchange_number(self) -> int:
+            Looked.looks += 1
+            return 1
+
+    records = Records()
+    for number in range(100):
+        records.completed(Looked(number))
+    Looked.looks = 0
+    assert records.has(99, 1)
+    assert not records.has(100, 1)
+    assert Looked.looks == 0
