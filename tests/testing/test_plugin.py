@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 pytest_plugins = ["pytester"]
@@ -177,3 +180,16 @@ async def test_elsewhere():
         result.assert_outcomes(passed=1)
     else:
         result.stdout.fnmatch_lines(["*async def functions are not natively supported*"])
+
+
+def test_without_httpx_it_says_what_to_install():
+    program = """
+import sys
+sys.modules["httpx"] = None
+try:
+    import trioserve.testing.plugin
+except ModuleNotFoundError as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert said.endswith("needs the package httpx; install it with pip install 'trioserve[testing]'\n")

@@ -39,8 +39,7 @@ import trio
 
 from trioserve.core.application import Application
 from trioserve.failures import sole
-from trioserve.testing.client import TestClient
-from trioserve.testing.clock import VirtualClock
+from trioserve.testing import TestClient, VirtualClock  # the package says what to install where httpx is missing
 
 MARKER = "trioserve"
 
