@@ -53,6 +53,11 @@ def test_what_a_server_must_not_send_is_refused(received, asked):
         read_answers(received, [asked])
 
 
+def test_what_says_no_method_and_version_is_refused():
+    with pytest.raises(TypeError, match=r"'GET', which is no Asked; .*Asked\("):
+        read_answers(WHOLE, ["GET"])
+
+
 def test_answers_are_read_one_after_another():
     chunked = OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n2\r\nbc\r\n0\r\n\r\n"
     no_content = OK.replace(b"200", b"204") + b"\r\n"

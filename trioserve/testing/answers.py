@@ -69,6 +69,7 @@ def read_answers(received: bytes, asked: Sequence[Asked]) -> list[RawAnswer]:
     beyond are GETs. After a 101 follows no further answer.
 
     Raises:
+        TypeError: something in `asked` is no `Asked`.
         WrongAnswer: the server sent what is no answer, or what it must not answer.
     """
     answers, rest = read_answers_before_leaving(received, asked)
@@ -88,6 +89,9 @@ def read_answers_before_leaving(received: bytes, asked: Sequence[Asked]) -> tupl
     """
     answers: list[RawAnswer] = []
     rest = received
+    for each in asked:
+        if not isinstance(each, Asked):
+            raise TypeError(f'asked has {each!r}, which is no Asked; give a method and a version: Asked("GET", "1.1")')
     while rest:
         number = len(answers)
         try:
