@@ -280,6 +280,55 @@ def test_what_goes_over_the_wire_is_what_wire_of_says(desk):
     assert at_body.record.request_body_bytes == 5
 
 
+# Schemes
+
+
+def login() -> App:
+    app = App()
+
+    @app.post("/login")
+    async def log_in() -> Response:
+        response = Response(status=303, headers={"location": "/me"})
+        response.set_cookie("session", "ann")
+        return response
+
+    @app.get("/me")
+    async def me(request: Request) -> str:
+        return f"{request.cookies.get('session')} {request.scheme} {request.url}"
+
+    return app
+
+
+def test_a_login_holds_since_the_client_comes_by_https_and_its_secure_cookie_comes_back():
+    async def script(client):
+        await client.post("/login")
+        return (await client.get("/me")).text
+
+    assert play(login(), script) == "ann https https://test/me"
+    followed = play(login(), lambda client: client.post("/login"), follow_redirects=True)
+    assert (followed.text, str(followed.url)) == ("ann https https://test/me", "https://test/me")
+
+
+def test_by_http_a_secure_cookie_does_not_come_back():
+    async def script(client):
+        await client.post("/login")
+        return (await client.get("/me")).text
+
+    assert play(login(), script, base_url="http://test") == "None http http://test/me"
+
+
+def test_one_client_goes_by_both_schemes_each_on_connections_of_its_own():
+    async def script(client):
+        urls = ["http://test/me", "https://test/me", "http://test/me", "/me"]
+        return [await client.get(url) for url in urls]
+
+    answers = play(login(), script)
+    assert [answer.text.split()[1] for answer in answers] == ["http", "https", "http", "https"]
+    one, other, *again = [answer.record.connection_id for answer in answers]
+    assert again == [one, other]
+    assert one != other
+
+
 # Departures
 
 
@@ -521,7 +570,72 @@ def test_a_departure_by_no_way_is_refused(desk):
         left(desk, "SHUT", Checkpoint(1))
 
 
+def test_no_status_code_is_an_error_of_status_that_says_that_the_client_left(desk):
+    answer = left(desk, Way.RESET, Checkpoint(1))
+    with pytest.raises(
+        httpx.HTTPStatusError, match=r"left before .* status line, in GET https://test/.*status 499"
+    ) as raised:
+        answer.raise_for_status()
+    assert raised.value.response is answer
+    assert left(desk, Way.RESET, ResponseBytes(40)).raise_for_status().status_code == 200
+
+
+def test_whether_there_is_a_status_code_can_be_asked_while_the_answer_is_open(desk):
+    async def script(client):
+        client.leave(Way.FIN, Checkpoint(1))
+        async with client.stream("GET", "/") as answer:
+            with pytest.raises(httpx.HTTPStatusError, match=r"status line, in GET https://test/$"):
+                answer.raise_for_status()
+
+    play(desk.app, script)
+
+
+@pytest.mark.parametrize("point", [3, Checkpoint, "Checkpoint(1)"])
+def test_a_departure_at_no_point_is_refused(desk, point):
+    with pytest.raises(TypeError, match=r"is no point; .*such as Checkpoint\(1\)"):
+        left(desk, Way.FIN, point)
+
+
+def test_to_leave_twice_in_one_request_is_refused(desk):
+    async def script(client):
+        client.leave(Way.FIN, Checkpoint(2))
+        with pytest.raises(RuntimeError, match=r"is to leave by Way.FIN at Checkpoint\(2\) .* already"):
+            client.leave(Way.RESET, Checkpoint(1))
+        return await get(client)
+
+    assert play(desk.app, script).record.cause is Cause.FIN
+
+
+def test_a_departure_that_no_request_followed_is_an_error(desk):
+    async def script(client):
+        await client.get("/")
+        client.leave(Way.FIN, Checkpoint(2))
+
+    with pytest.raises(RuntimeError, match=r"by Way.FIN at Checkpoint\(2\), but no request followed"):
+        play(desk.app, script)
+
+
+def test_an_error_in_the_block_prevails_over_a_departure_that_no_request_followed(desk):
+    async def script(client):
+        client.leave(Way.FIN, Checkpoint(2))
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        play(desk.app, script)
+
+
 # The client itself
+
+
+@pytest.mark.parametrize("app", ["module:app", None, App])
+def test_what_is_no_app_is_refused(app):
+    with pytest.raises(TypeError, match="is no app; give TestClient an App"):
+        TestClient(app)
+
+
+def test_what_is_no_config_is_refused(desk):
+    with pytest.raises(TypeError, match=r"config=\{\} is no Config"):
+        TestClient(desk.app, {})
 
 
 def test_a_client_that_is_not_open_says_how_to_open_it(desk):

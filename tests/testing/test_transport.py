@@ -130,3 +130,10 @@ async def test_a_wait_ends_with_an_interruption_when_this_end_closes() -> None:
     transport.close()
     with pytest.raises(Interrupted):
         writes.send(outcome.Value(None))
+
+
+def test_a_connection_counts_as_encrypted_if_it_is_said_to() -> None:
+    assert [connection(scheme=scheme)[1].scheme for scheme in ("http", "https")] == ["http", "https"]
+    assert connection()[1].scheme == "http"
+    with pytest.raises(ValueError, match=r"scheme='wss': it must be"):
+        connection(scheme="wss")

@@ -29,6 +29,7 @@ import trio
 from trioserve.connection.exchange import ServedExchange
 from trioserve.core.application import Application
 from trioserve.core.records import Abandoned, Completed, Record
+from trioserve.core.target import Scheme
 from trioserve.server.config import Config
 from trioserve.testing.facts import Wait
 from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Point, ResponseBytes, Way
@@ -63,7 +64,7 @@ class Answer(httpx.Response):
     @property
     def record(self) -> Record | Any:
         """The server's record: `Completed` or `Abandoned`. None if it made none, as when the client left before it had
-        sent anything.
+        sent anything (`HeadBytes(0)`).
 
         Raises:
             RuntimeError: the answer is still being read.
@@ -77,6 +78,22 @@ class Answer(httpx.Response):
     def over(self, record: Record | None) -> None:
         """For its transport: the exchange is over."""
         self._record, self.is_over = record, True
+
+    def raise_for_status(self) -> Self:
+        """As httpx does.
+
+        Raises:
+            httpx.HTTPStatusError: the status code is not 2xx; or there is none, since the client left before.
+        """
+        if self.status_code != NO_ANSWER:
+            return cast("Self", super().raise_for_status())
+        end = f". {_in_words(self._record)}" if self.is_over else ""
+        asked = f"{self.request.method} {self.request.url}"
+        raise httpx.HTTPStatusError(
+            f"the client left before it had received a status line, in {asked}{end}",
+            request=self.request,
+            response=self,
+        )
 
 
 # Decorators that put a method of httpx in the place of a stub, typed as what it gives here. As an attribute without a
@@ -109,8 +126,11 @@ class TestClient(httpx.AsyncClient):
             assert answer.record.phase is Phase.HANDLER
 
     An `httpx.AsyncClient`, with its methods and options, for use under a virtual clock (`trioserve.testing.run`, or
-    trio's `MockClock`); under the real clock it works too, and waits take their time. URLs may be relative; whatever
-    their host, they lead to the app.
+    trio's `MockClock`); under the real clock it works too, and waits take their time.
+
+    URLs may be relative; whatever their host, they lead to the app. What is asked for by https reaches the app by https
+    (`request.scheme`), without TLS being played. It is the default, so that cookies that are Secure come back; with
+    `base_url="http://test"` they would not.
 
     Args:
         app: an `App`, or any other `Application`. Nothing is changed in it.
@@ -118,13 +138,18 @@ class TestClient(httpx.AsyncClient):
         options: those of `httpx.AsyncClient`. There are no timeouts by default: a server that lets its clients wait is
             found by its own deadlines.
 
+    Raises:
+        TypeError: `app` or `config` is something else.
+        RuntimeError: when the block is left, the client was still to `leave` in a next request.
+
     Cancellation: of a request, is a departure, as with httpx.
     """
 
     __test__ = False  # for pytest: this class is no test
 
     def __init__(self, app: Application, config: Config | None = None, **options: Any) -> None:
-        options = {"base_url": f"http://{HOST}", "timeout": None, **options}
+        _check_served(app, config)
+        options = {"base_url": f"https://{HOST}", "timeout": None, **options}
         self._calls = _Calls()
         super().__init__(transport=self._calls, trust_env=False, **options)
         self._app = app
@@ -174,7 +199,10 @@ class TestClient(httpx.AsyncClient):
     ) -> bool | None:
         await super().__aexit__(kind, error, traceback)
         self._calls.served = None
-        return await self._serving.__aexit__(kind, error, traceback)
+        ends_the_error = await self._serving.__aexit__(kind, error, traceback)
+        if kind is None:
+            self._calls.check_nothing_armed()
+        return ends_the_error
 
     @property
     def is_unopened(self) -> bool:
@@ -194,7 +222,8 @@ class TestClient(httpx.AsyncClient):
         """Leave in the next request at a point; or at once, in each request that is under way.
 
         The request then gives an `Answer` all the same: what had been received, and status code 0 if that was nothing.
-        After a HALF_CLOSE it may be a whole one.
+        After a HALF_CLOSE it may be a whole one. Its `record` is None if the server never heard of the request, as
+        after `HeadBytes(0)`.
 
         Args:
             how: FIN, RESET, VANISH or HALF_CLOSE.
@@ -202,11 +231,15 @@ class TestClient(httpx.AsyncClient):
                 raises a RuntimeError. If the next request is redirected, it is the first of those on the wire.
 
         Raises:
-            RuntimeError: no request is under way in which to leave at once.
+            RuntimeError: no request is under way in which to leave at once; or one is to be left already by an
+                earlier call, and has not been sent yet.
+            TypeError: `when` is no point.
+            ValueError: no way is called so.
         """
         if when is None:
             self._calls.leave(Way(how))
         else:
+            _check_point(when)
             self._calls.arm(Way(how), when)
 
 
@@ -216,7 +249,7 @@ class _Calls(httpx.AsyncBaseTransport):
     def __init__(self) -> None:
         self.served: Served | None = None
         self._under_way: set[_Call] = set()
-        self._idle: list[_Connection] = []
+        self._idle: dict[Scheme, list[_Connection]] = {"http": [], "https": []}
         self._armed: tuple[Way, Point] | None = None
 
     def open(self, server: Served) -> None:
@@ -233,7 +266,19 @@ class _Calls(httpx.AsyncBaseTransport):
         return self.served
 
     def arm(self, way: Way, point: Point) -> None:
+        if self._armed is not None:
+            raise RuntimeError(
+                f"the client is to leave by {self._armed[0]!r} at {self._armed[1]!r} in the next request already; send "
+                "that first, then say how to leave in the one after it"
+            )
         self._armed = way, point
+
+    def check_nothing_armed(self) -> None:
+        if self._armed is not None:
+            raise RuntimeError(
+                f"the client was to leave by {self._armed[0]!r} at {self._armed[1]!r}, but no request followed; call "
+                "leave() before the request"
+            )
 
     def leave(self, way: Way) -> None:
         if not self._under_way:
@@ -245,7 +290,7 @@ class _Calls(httpx.AsyncBaseTransport):
             call.leave(way)
 
     async def handle_async_request(self, request: httpx.Request) -> Answer:
-        connection = self._take_connection()
+        connection = self._take_connection("https" if request.url.scheme in {"https", "wss"} else "http")
         armed, self._armed = self._armed, None
         call = _Call(connection, request, armed, self._ended)
         self._under_way.add(call)
@@ -256,21 +301,22 @@ class _Calls(httpx.AsyncBaseTransport):
             call.stop()
             raise
 
-    def _take_connection(self) -> _Connection:
+    def _take_connection(self, scheme: Scheme) -> _Connection:
         server = self.demand_served()
-        while self._idle:
-            connection = self._idle.pop()
+        idle = self._idle[scheme]
+        while idle:
+            connection = idle.pop()
             if connection.is_usable:
                 connection.begin()
                 return connection
             connection.peer.close()
-        return _Connection(server)
+        return _Connection(server, scheme)
 
     def _ended(self, call: _Call) -> None:
         if call in self._under_way:
             self._under_way.remove(call)
             if call.connection.is_reusable:
-                self._idle.append(call.connection)
+                self._idle[call.connection.scheme].append(call.connection)
             else:
                 call.connection.peer.close()
 
@@ -278,9 +324,10 @@ class _Calls(httpx.AsyncBaseTransport):
 class _Connection:
     """One connection, and what h11 knows of it."""
 
-    def __init__(self, server: Served) -> None:
+    def __init__(self, server: Served, scheme: Scheme) -> None:
         self.server = server
-        self.peer = server.connect()
+        self.scheme = scheme
+        self.peer = server.connect(scheme=scheme)
         # The server's; None if it has sent the connection away.
         self.id = self.peer.connection_id
         self.h11 = h11.Connection(h11.CLIENT)
@@ -567,6 +614,22 @@ class _Content(httpx.AsyncByteStream):
     async def aclose(self) -> None:
         if not self.answer.is_over:
             await self._call.finish(self.answer)
+
+
+def _check_served(app: object, config: object) -> None:
+    """Refuse what cannot be served, before something deep inside does."""
+    if isinstance(app, type) or not callable(getattr(app, "endpoint", None)):
+        raise TypeError(f"{app!r} is no app; give TestClient an App, or another Application")
+    if config is not None and not isinstance(config, Config):
+        raise TypeError(f"config={config!r} is no Config; give Config(...), or leave it out")
+
+
+def _check_point(when: object) -> None:
+    if not isinstance(when, Point):
+        raise TypeError(
+            f"when={when!r} is no point; give HeadBytes(n), BodyBytes(n), Checkpoint(k) or ResponseBytes(n), with a "
+            "number, such as Checkpoint(1)"
+        )
 
 
 def _in_words(record: Record | None) -> str:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from trioserve.core.application import Application
+from trioserve.core.target import Scheme
 from trioserve.server.config import Address, Config, UnixAddress
 from trioserve.server.server import Server
 from trioserve.testing.transport import SEND_BUFFER, WINDOW, MemoryPeer, memory_connection
@@ -28,6 +29,7 @@ class MemoryServer:
         self,
         *,
         address: Address | None = None,
+        scheme: Scheme = "http",
         send_buffer: int = SEND_BUFFER,
         window: int = WINDOW,
         segment: int | None = None,
@@ -37,6 +39,8 @@ class MemoryServer:
 
         Args:
             address: where it is as if it had connected: what that asks for (TLS, a PROXY protocol header) comes first.
+            scheme: "https" for a client that counts as having come by TLS, though bytes are in the clear: this is what
+                `request.scheme` says. With an address that has TLS it is "https" anyway.
             send_buffer, window: bytes, for each direction: a small window makes the server's sends block.
             segment: bytes of one receive or send at the most, on either side: a small one makes reads and writes short.
             response_room: bytes, at least 2, on the way from the server to the client, in all: so that its sends block.
@@ -44,6 +48,7 @@ class MemoryServer:
         peer, transport = memory_connection(
             self._server.new_spool(),
             client=("198.51.100.7", next(self._ports)),
+            scheme=scheme,
             vanish=self._config.deadlines.vanish,
             send_buffer=send_buffer,
             window=window,

@@ -25,7 +25,6 @@ import math
 import sys
 from collections import deque
 from collections.abc import Callable
-from typing import Literal
 
 import trio
 
@@ -35,6 +34,7 @@ from trioserve.connection.transport import HungUp, Interrupted, OnBytes, OnHangu
 from trioserve.core.lifecycle import Cause
 from trioserve.core.messages import FileSlice
 from trioserve.core.records import ClientAddress
+from trioserve.core.target import DEFAULT_PORTS, Scheme
 
 SEND_BUFFER = 65_536
 """Bytes that a sender's system holds for a receiver that has no room: small, so that tests reach the bound quickly."""
@@ -199,10 +199,9 @@ class _End:
 class MemoryTransport(_End):
     """`trioserve.connection.transport.Transport` in memory. Made by `memory_connection`."""
 
-    scheme: Literal["http"] = "http"
-
-    def __init__(self, incoming: _Flow, outgoing: _Flow, client: ClientAddress, spool: Spool) -> None:
+    def __init__(self, incoming: _Flow, outgoing: _Flow, client: ClientAddress, scheme: Scheme, spool: Spool) -> None:
         super().__init__(incoming, outgoing)
+        self.scheme = scheme
         self.client: ClientAddress | None = client
         self.peer: MemoryPeer
         self._spool = spool
@@ -494,6 +493,7 @@ def memory_connection(
     spool: Spool,
     *,
     client: ClientAddress = ("198.51.100.7", 40_000),
+    scheme: Scheme = "http",
     vanish: float = math.inf,
     send_buffer: int = SEND_BUFFER,
     window: int = WINDOW,
@@ -505,6 +505,7 @@ def memory_connection(
     Args:
         spool: what the server may take in unasked.
         client: the address that the client seems to have.
+        scheme: "https" for a connection that counts as encrypted; what goes over it is in the clear all the same.
         vanish: after how many seconds of silence the server's system gives a vanished client up.
         send_buffer, window: bytes, for each direction.
         segment: bytes that one receive gives, and one send takes, at the most, on either side; None: as many as there
@@ -513,15 +514,17 @@ def memory_connection(
             as for the other direction.
 
     Raises:
-        ValueError: `segment` is no positive number.
+        ValueError: `segment` is no positive number, or there is no such scheme.
     """
+    if scheme not in DEFAULT_PORTS:
+        raise ValueError(f'scheme={scheme!r}: it must be "http" or "https"')
     if segment is not None and segment < 1:
         raise ValueError(f"segment={segment}: a receive or send is of one byte at least")
     request = _Flow(send_buffer, window, segment or sys.maxsize)
     if response_room is not None:
         send_buffer, window = response_room - response_room // 2, response_room // 2
     response = _Flow(send_buffer, window, segment or sys.maxsize)
-    transport = MemoryTransport(request, response, client, spool)
+    transport = MemoryTransport(request, response, client, scheme, spool)
     peer = MemoryPeer(response, request, transport, client, vanish)
     transport.peer = peer
     return peer, transport
