@@ -384,3 +384,52 @@ def test_a_handler_that_goes_on_behind_what_cannot_be_undone_does_not_pass() -> 
 
     with pytest.raises(LeftAMess, match="rule    snapshot"):
         run(leave_at_every_point, app, "/", snapshot=lambda: rows.rows)
+
+
+async def ticks(slots: Slots) -> AsyncIterator[str]:
+    async with slots.taken():
+        while True:
+            yield "tick"
+            await trio.sleep(1)
+
+
+async def streams_for_ever() -> Response:
+    return Response.stream(ticks(slots), content_type="text/plain")
+
+
+async def sends_events_for_ever() -> Response:
+    async def events(send: SendEvent) -> None:
+        async with slots.taken():
+            while True:
+                await send("tick")
+                await trio.sleep(1)
+
+    return Response.events(events)
+
+
+@pytest.mark.parametrize("handler", [streams_for_ever, sends_events_for_ever], ids=name_of)
+@pytest.mark.parametrize("half_close", ["abort", "finish", "probe"])
+def test_a_stream_without_an_end_passes_if_it_is_said_how_long_the_client_stays(
+    handler: object, half_close: str
+) -> None:
+    app = App()
+    app.get("/", half_close=half_close)(handler)
+    slots.free = 3
+    tally = run(leave_at_every_point, app, "/", snapshot=count, stay=5)
+    assert tally.plays["Checkpoint"] >= 4 * 5
+    assert tally.plays["ResponseBytes"] >= 4 * 5
+    assert not tally.missed
+
+
+def test_a_stay_longer_than_the_exchange_changes_nothing() -> None:
+    app = App()
+    app.get("/")(three_awaits)
+    slots.free = 3
+    tally = run(leave_at_every_point, app, "/", snapshot=count, stay=1000)
+    assert tally == run(leave_at_every_point, app, "/", snapshot=count)
+
+
+@pytest.mark.parametrize("stay", [0, -1, float("inf"), float("nan")])
+def test_a_stay_is_a_number_of_seconds(stay: float) -> None:
+    with pytest.raises(ValueError, match="give the seconds for which the client stays"):
+        run(leave_at_every_point, App(), "/", stay=stay)

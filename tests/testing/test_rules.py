@@ -144,6 +144,104 @@ def test_a_handler_that_breaks_a_rule_is_found_with_its_line(
     assert line in str(error)
 
 
+def test_a_handler_that_does_not_end_while_its_client_stays_is_told_from_one_whose_client_has_left() -> None:
+    async def goes_on() -> Response:
+        async def write_body(send: Send) -> None:
+            while True:
+                await send(b"tick")
+                await trio.sleep(100)
+
+        return Response.stream(write_body)
+
+    error = mess(goes_on)
+    assert names(error) == {"never ends"}
+    assert "breaks a rule even when its client stays" in str(error)
+    assert "3600 s (of virtual time) after the request, and its client was still there" in str(error)
+    assert "If it is a stream without an end, say how many seconds the client stays: stay=10" in str(error)
+
+    async def never_ends_when_left() -> None:
+        try:
+            await trio.sleep(100)
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):
+                await trio.sleep_forever()
+
+    error = mess(never_ends_when_left)
+    assert names(error) == {"never ends"}
+    assert "3600 s (of virtual time) after its client had left" in str(error)
+    assert "stay=" not in str(error)
+
+
+def test_a_stream_without_an_end_that_leaves_a_mess_is_found() -> None:
+    free = 3
+
+    async def takes() -> Response:
+        async def write_body(send: Send) -> None:
+            nonlocal free
+            free -= 1
+            while True:
+                await send(b"tick")
+                await trio.sleep(1)
+
+        return Response.stream(write_body)
+
+    error = mess(takes, snapshot=lambda: free, stay=5)
+    assert names(error) == {"snapshot"}
+    assert "snapshot=<lambda>" not in str(error)
+    assert "stay=5" in str(error)
+    assert "checkpoint 1 of" in str(error)
+
+
+def test_a_stream_that_cleans_up_carelessly_when_its_client_leaves_is_told_of_a_departure() -> None:
+    async def streams() -> Response:
+        async def write_body(send: Send) -> None:
+            try:
+                while True:
+                    await send(b"tick")
+                    await trio.sleep(1)
+            finally:
+                await trio.sleep(2)
+
+        return Response.stream(write_body)
+
+    error = mess(streams, stay=5)
+    assert names(error) == {"cut short"}
+    assert "is not safe to abandon" in str(error)
+
+
+def test_what_a_play_cuts_itself_when_it_ends_a_handler_is_not_held_against_that() -> None:
+    kept = [1]
+
+    async def never_ends_in_its_shield() -> None:
+        kept.clear()
+        try:
+            with trio.CancelScope(shield=True):
+                await trio.sleep_forever()
+        finally:
+            await trio.sleep(1)
+            kept.append(1)
+
+    error = mess(never_ends_in_its_shield, snapshot=lambda: kept)
+    assert names(error) == {"never ends"}
+
+    async def never_ends_when_left() -> None:
+        try:
+            await trio.sleep(100)
+        except trio.Cancelled:
+            kept.clear()
+            try:
+                with trio.CancelScope(shield=True):
+                    await trio.sleep_forever()
+            except BaseException:
+                await trio.sleep(1)
+                raise ValueError from None
+            raise
+
+    kept[:] = [1]
+    error = mess(never_ends_when_left, snapshot=lambda: kept)
+    assert names(error) == {"never ends"}
+
+
 def test_what_an_allowed_rule_forbids_is_let_pass() -> None:
     app = App()
     app.get("/")(cuts_its_clean_up_short)

@@ -64,8 +64,8 @@ Around = Callable[[], AbstractAsyncContextManager[Any] | AbstractContextManager[
 """Makes what is entered around each play."""
 
 PATIENCE = 3600.0
-"""Seconds of virtual time that an exchange gets to end, beyond `Deadlines.vanish`, and then what it started beside
-itself. No handler that is bounded at all takes that long."""
+"""Seconds of virtual time that an exchange gets to end while its client stays, and as many again when it has left,
+beyond `Deadlines.vanish`; and then what it started beside itself. No handler that is bounded at all takes that long."""
 
 REAL_PATIENCE = 1.0
 """Seconds of real time that threads and children get to be gone behind the exchange that used them."""
@@ -80,6 +80,7 @@ class Setting:
     config: Config
     snapshot: Snapshot | None = None
     around: Around | None = None
+    stay: float | None = None  # seconds for which a client stays that does not leave before; None: to the end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +91,8 @@ class Played:
     leave: Leave | None  # None: the client was to stay
     stayed: Played | None  # the play in which it stayed, if there was one before
     left: bool  # it has left where it was to leave
+    stay: float | None  # as in the setting
+    stay_over: bool  # it was still there, or reading, in the end, and left because the exchange went on and on
     handled: bool  # a handler was found for the request, and called
     rules: Rules  # those of its route
     half_close: HalfClose
@@ -151,8 +154,8 @@ async def play(
             async with served(noted, config) as theatre:
                 inside, before = Residue.now(), await _value(setting.snapshot)
                 peer = theatre.connect(**_room(leave, stayed))
-                client = _Client(peer, setting.wire, leave, theatre.watch)
-                in_time = await _play_out(client, theatre, news, PATIENCE + _finite(config.deadlines.vanish))
+                client = _Client(peer, setting, leave, theatre.watch)
+                in_time = await _play_out(client, theatre, news)
                 _let_go(theatre)
                 rests = await _rests(inside, news, stayed.rests if stayed is not None else None, patience)
                 after = await _value(setting.snapshot)
@@ -162,6 +165,8 @@ async def play(
         leave=leave,
         stayed=stayed,
         left=client.left,
+        stay=setting.stay,
+        stay_over=client.stay_over,
         handled=noted.called,
         rules=noted.found,
         half_close=noted.found.half_close or setting.config.half_close,
@@ -190,24 +195,33 @@ def usual_behind(leave: Leave | None, stayed: Played | None) -> list[str] | None
     return stayed.rests_behind if leave is not None else []
 
 
-async def _play_out(client: _Client, theatre: Served, news: _News, patience: float) -> bool:
+async def _play_out(client: _Client, theatre: Served, news: _News) -> bool:
     """Let the client play until the exchange has ended and its connection too. False if that takes too long."""
-    connections = theatre.server.connections
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.send)
         nursery.start_soon(client.receive)
-        with trio.move_on_after(patience) as waiting:
-            await news.until(lambda: theatre.records.all or not connections.child_tasks)
-            if not client.left:
-                await trio.testing.wait_all_tasks_blocked()
-                client.go()
-            await news.until(lambda: not connections.child_tasks)
-            if client.reads:
-                await client.ended.wait()
+        with client.patience as patience:
+            await _end(client, theatre, news)
+        if patience.cancelled_caught and client.is_to_leave_at_last:
+            client.leave_at_last()
+            with client.patience as patience:
+                await _end(client, theatre, news)
         nursery.cancel_scope.cancel()
-    if waiting.cancelled_caught:
+    if patience.cancelled_caught:
+        theatre.watch.close()
         await _end_by_force(theatre)
-    return not waiting.cancelled_caught
+    return not patience.cancelled_caught
+
+
+async def _end(client: _Client, theatre: Served, news: _News) -> None:
+    connections = theatre.server.connections
+    await news.until(lambda: theatre.records.all or not connections.child_tasks)
+    if not client.has_left:
+        await trio.testing.wait_all_tasks_blocked()
+        client.go()
+    await news.until(lambda: not connections.child_tasks)
+    if client.reads:
+        await client.ended.wait()
 
 
 MOST_RECEIVES = 200
@@ -229,14 +243,21 @@ def _finite(seconds: float) -> float:
 class _Client:
     """The client of a play."""
 
-    def __init__(self, peer: Peer, wire: Wire, leave: Leave | None, watch: Watch) -> None:
+    def __init__(self, peer: Peer, setting: Setting, leave: Leave | None, watch: Watch) -> None:
         self._peer = peer
-        self._wire = wire
+        self._wire = setting.wire
         self._leave = leave
         self._at = leave.at if leave is not None else None
         self._watch = watch
         watch.on_checkpoint = self._at_checkpoint
+        # How long the play waits for the end. Begun anew with each thing that ought to bring it.
+        self._stay = setting.stay
+        # A client that is to leave gets to what was met in the last moment when it stayed.
+        longer = 1 if leave is None else 2
+        self.patience = trio.move_on_after(PATIENCE if setting.stay is None else setting.stay * longer)
+        self._patience_when_left = PATIENCE + _finite(setting.config.deadlines.vanish)
         self.left = False
+        self.stay_over = False
         self.kept = False
         self.parts: list[int] = []
         self._status_known = trio.Event()
@@ -295,19 +316,45 @@ class _Client:
 
     def leave(self) -> None:
         """Leave as planned, without a step of the scheduler."""
-        if self._leave is not None and not self.left:
+        if self._leave is not None and not self.has_left and not self.patience.cancel_called:
             self.left = True
+            self._go_on_for(self._stay if self._leave.how is Way.HALF_CLOSE else None)
             self._watch.departed()
             self._peer.leave(self._leave.how)
+
+    def leave_at_last(self) -> None:
+        """Leave though that was not planned, or not here: it has stayed for as long as it was to stay."""
+        self.stay_over = True
+        self.patience = trio.move_on_after(self._patience_when_left)
+        if self.left:
+            self._peer.close()
+        else:
+            self._watch.departed()
+            self._peer.leave(Way.FIN)
+
+    @property
+    def is_to_leave_at_last(self) -> bool:
+        """True if it is there, or still reads and was not to do so for ever."""
+        return not self.left or (self.reads and self._stay is not None)
+
+    def _go_on_for(self, seconds: float | None) -> None:
+        self.patience.deadline = trio.current_time() + (self._patience_when_left if seconds is None else seconds)
+
+    @property
+    def has_left(self) -> bool:
+        return self.left or self.stay_over
 
     @property
     def reads(self) -> bool:
         """True if it reads to the connection's end."""
+        if self.stay_over:
+            return False
         return self._leave is None or not self.left or self._leave.how is Way.HALF_CLOSE
 
     def go(self) -> None:
         """Go in peace: all was said."""
         self.kept = not self.ended.is_set()
+        self._go_on_for(None)
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             self._peer.half_close()
 

@@ -60,6 +60,7 @@ async def leave_at_every_point(
     how: Way | None = None,
     snapshot: Snapshot | None = None,
     around: Around | None = None,
+    stay: float | None = None,
     config: Config | None = None,
     budget: int = 500,
     allow: Collection[str] = (),
@@ -79,6 +80,9 @@ async def leave_at_every_point(
             that are held. It is called while the app runs.
         around: makes a context manager, async or not, that is entered around each play: for what each play needs
             afresh, such as rows.
+        stay: seconds (of virtual time) for which the client stays where it does not leave before; then it leaves by
+            FIN, and the points are those met until then. For a stream without an end, which has no other. Without it
+            the handler has to end by itself, within an hour.
         config: as for `serve`.
         budget: how many plays at most. Of more, so many are drawn by Hypothesis, and what breaks a rule is shrunk to
             an early point.
@@ -86,16 +90,24 @@ async def leave_at_every_point(
 
     Raises:
         LeftAMess: a rule was broken. Its text says which, where, and how to play that again and mend it.
-        ValueError: the request is none, or has no route; a name in `allow` is no rule's; `at` was not reached.
+        ValueError: the request is none, or has no route; a name in `allow` is no rule's; `at` was not reached;
+            `stay` is not positive.
         RuntimeError: time is not virtual.
 
     Cancellation: ends the play under way; its handler unwinds.
     """
     _check_clock()
     ways = (Way(how),) if how is not None else tuple(Way(way) for way in ways)
-    setting = Setting(app, wire_of(request), config or Config(), snapshot, around)
+    _check_stay(stay)
+    setting = Setting(app, wire_of(request), config or Config(), snapshot, around, stay)
     allowed = _allowed_names(allow)
-    options = {"snapshot": snapshot, "around": around, "config": config, "allow": allowed or None}
+    options = {
+        "snapshot": snapshot,
+        "around": around,
+        "stay": stay,
+        "config": config,
+        "allow": allowed or None,
+    }
     call = Call(request, {name: value for name, value in options.items() if value is not None})
     trial = _Trial(setting, allowed)
     await trial.stay()
@@ -141,7 +153,7 @@ class _Trial:
         assert self._stayed is not None
         self._order = plan(
             self._setting.wire,
-            checkpoints=len(self._stayed.watch.waits),
+            checkpoints=len(self._stayed.watch.waits_before_departure),
             response_parts=self._stayed.parts,
             ways=ways,
             at=at,
@@ -176,8 +188,9 @@ class _Trial:
         stayed = self._stayed
         assert stayed is not None
         return (
-            f"the handler reaches {len(stayed.watch.waits)} checkpoints, the response has {len(stayed.received)} "
-            f"bytes, the request {len(stayed.wire.head)} in its head and {len(stayed.wire.body)} in its body"
+            f"the handler reaches {len(stayed.watch.waits_before_departure)} checkpoints, "
+            f"the response has {len(stayed.received)} bytes, the request "
+            f"{len(stayed.wire.head)} in its head and {len(stayed.wire.body)} in its body"
         )
 
 
@@ -193,6 +206,11 @@ def _check_clock() -> None:
             "`virtual_clock` (of trioserve.testing.plugin) or `autojump_clock`; or say "
             "`trio.run(..., clock=trioserve.testing.VirtualClock())`"
         )
+
+
+def _check_stay(stay: float | None) -> None:
+    if stay is not None and not 0 < stay < float("inf"):
+        raise ValueError(f"stay is {stay!r}; give the seconds for which the client stays, such as stay=10")
 
 
 def _allowed_names(allow: Collection[str]) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ def _shown_request(request: object) -> str:
 
 
 def _shown_option(value: object) -> str:
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | int | float):
         return repr(value)
     name = getattr(value, "__name__", "...")
     return name if name.isidentifier() else "..."
@@ -132,7 +132,7 @@ def _where(played: Played) -> str:
     assert played.leave is not None
     match played.leave.at:
         case Checkpoint(number):
-            of = f" of {len(played.stayed.watch.waits)}" if played.stayed is not None else ""
+            of = f" of {len(played.stayed.watch.waits_before_departure)}" if played.stayed is not None else ""
             place = next((wait.place for wait in played.watch.waits if wait.number == number), None)
             return f"at the handler's checkpoint {number}{of}" + (f" ({place})" if place is not None else "")
         case ResponseBytes(count):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import linecache
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from trioserve.core.application import Rules
@@ -23,6 +23,7 @@ from trioserve.core.status import DEFAULT
 from trioserve.failures import consists_of, sole, without_cancellations
 from trioserve.server.config import HangupNews
 from trioserve.testing.answers import Asked, WrongAnswer, read_answers_before_leaving
+from trioserve.testing.facts import Wait
 from trioserve.testing.leaving import Way
 from trioserve.testing.model import Allowed, allowed_after_leaving
 from trioserve.testing.places import Place, Whose, whose
@@ -68,12 +69,23 @@ _ANSWERS = (HTTPError, DropConnection, ExchangeOver)
 
 def _never_ends(played: Played) -> Iterator[Found]:
     if not played.in_time:
-        last = played.watch.waits[-1] if played.watch.waits else None
-        since = "the request" if played.leave is None else "its client has left"
-        what = f"the handler had not ended {PATIENCE:.0f} s (of virtual time) after {since}"
-        if last is not None:
-            what += f"; it waited at {last.place}"
-        yield Found(what, last.place if last is not None else None)
+        after = f"{PATIENCE:.0f} s (of virtual time) after its client had left"
+        yield _unended(after, played.watch.waits)
+    elif played.stay_over and not played.left and played.stay is None:
+        after = f"{PATIENCE:.0f} s (of virtual time) after the request, and its client was still there"
+        yield _unended(after, played.watch.waits_before_departure)._replace(mend=_ENDLESS)
+
+
+def _unended(when: str, waits: list[Wait]) -> Found:
+    if not waits:
+        return Found(f"the handler had not ended {when}")
+    return Found(f"the handler had not ended {when};\nit waited at {waits[-1].place}", waits[-1].place)
+
+
+_ENDLESS = (
+    "If it is a stream without an end, say how many seconds the client stays: stay=10.\n"
+    "If not, give what it waits for a bound: `with trio.fail_after(30):`."
+)
 
 
 def _is_cut_short(played: Played) -> Iterator[Found]:
@@ -151,7 +163,7 @@ HANDLER_RULES = (
     ),
     Rule(
         "never ends",
-        "a handler whose client has left comes to an end",
+        "a handler comes to an end, at the latest when its client has left",
         "Give what is shielded a bound: `with trio.move_on_after(5, shield=True):`. In a worker thread, call "
         "`trio.from_thread.check_cancelled()` now and then.",
         _never_ends,
@@ -211,6 +223,8 @@ def _is_not_allowed(played: Played) -> Iterator[Found]:
 
 
 def _may_be(record: Record, played: Played) -> bool:
+    if played.stay_over and isinstance(record, Abandoned) and record.cause in {Cause.FIN, Cause.RESET}:
+        return True  # which is how it left in the end
     if not played.left:
         return isinstance(record, Completed) or record.cause.by == "server"
     allowed = _allowed(played)
@@ -243,7 +257,7 @@ def _is_told_wrong(played: Played) -> Iterator[Found]:
 
 
 def _is_kept_wrong(played: Played) -> Iterator[Found]:
-    if played.left or not played.in_time:
+    if played.left or played.stay_over:
         return
     keeps = _keeps_connection(played)
     if keeps is not None and played.kept is not keeps:
@@ -278,7 +292,8 @@ def _is_misframed(played: Played) -> Iterator[Found]:
     except WrongAnswer as error:
         yield Found(f"the response is malformed: {error}")
         return
-    stayed = not played.left or (played.leave is not None and played.leave.how is Way.HALF_CLOSE)
+    half_closed = played.leave is not None and played.leave.how is Way.HALF_CLOSE
+    stayed = not played.stay_over and (not played.left or half_closed)
     completed = any(isinstance(record, Completed) for record in played.records)
     if stayed and completed and (rest or not answers or answers[-1].cut):
         yield Found(f"the response was completed, and is not whole: {played.received[-60:]!r} is its end")
@@ -300,11 +315,21 @@ RULES = (*HANDLER_RULES, *SERVER_RULES)
 
 def broken_rules(played: Played, *, but: Collection[str] = ()) -> Iterator[tuple[Rule, Found]]:
     """The rules that are broken in a play, each with what was found, except for those of these names."""
-    # Where the play has ended the exchange itself, the server is not to be judged by that.
-    for rule in RULES if played.in_time else HANDLER_RULES:
+    for rule in _rules_for(played):
         if rule.name not in but:
             for found in rule.find(played):
                 yield rule, found
+
+
+def _rules_for(played: Played) -> Iterable[Rule]:
+    """Those by which this play can be judged."""
+    if not played.in_time:
+        # The play has ended the exchange itself: what is there after that is the play's doing.
+        return [rule for rule in HANDLER_RULES if rule.find not in {_differs, _leaves_over}]
+    if played.stay_over and not played.left:
+        # What a departure does to the handler is for the plays in which one was planned.
+        return [rule for rule in RULES if rule.find not in {_is_cut_short, _swallows, _turns}]
+    return RULES
 
 
 def _allowed(played: Played) -> Allowed:
@@ -317,8 +342,13 @@ def _allowed(played: Played) -> Allowed:
         half_close=played.config.half_close,
         deadlines=played.config.deadlines,
         reads=False,
-        undisturbed=played.stayed.records[0] if played.stayed is not None and played.stayed.records else None,
+        undisturbed=_undisturbed(played.stayed),
     )
+
+
+def _undisturbed(stayed: Played | None) -> Record | None:
+    """What became of the exchange when nobody left, as far as it had an end."""
+    return stayed.records[0] if stayed is not None and stayed.records and not stayed.stay_over else None
 
 
 def _is_heard_at_once(played: Played) -> bool:

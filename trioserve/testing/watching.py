@@ -82,7 +82,9 @@ class Watch:
         self.passed: list[Wait] = []
         self.cuts: list[Cut] = []
         self.endings: list[Ending] = []
-        self._departed = False
+        # How many waits there were when the client left; None while it is there.
+        self._departed: int | None = None
+        self._closed = False
         self._followers: dict[trio.lowlevel.Task, _Follower] = {}
 
     def application(self, app: Application) -> Application:
@@ -91,7 +93,16 @@ class Watch:
 
     def departed(self) -> None:
         """Say so when the client leaves."""
-        self._departed = True
+        self._departed = len(self.waits)
+
+    def close(self) -> None:
+        """Note nothing any more: what comes now is another's doing."""
+        self._closed = True
+
+    @property
+    def waits_before_departure(self) -> list[Wait]:
+        """Those that began while the client was there."""
+        return self.waits[: self._departed]
 
     async def endpoint(self, endpoint: Endpoint, exchange: Exchange) -> None:
         """Call `endpoint`, watched."""
@@ -125,10 +136,20 @@ class Watch:
         self._followers.pop(task, None)
 
     def reached(self, wait: Wait, *, cancelled: bool) -> None:
+        if self._closed:
+            return
         self.waits.append(wait)
-        if self._departed and not cancelled:
+        if self._departed is not None and not cancelled:
             self.passed.append(wait)
         self._untold = wait
+
+    def cut(self, cut: Cut) -> None:
+        if not self._closed:
+            self.cuts.append(cut)
+
+    def ended(self, ending: Ending) -> None:
+        if not self._closed:
+            self.endings.append(ending)
 
     def stepped(self) -> None:
         """A task has made a step. Only now trio knows of a wait that began in it; nothing may end that before."""
@@ -227,7 +248,7 @@ class _Follower:
         if error is not None and not self._endpoint and any(_is_ours(leaf, reason) for leaf in leaves(error)):
             assert self._task.parent_nursery is not None, "only the main task has none"
             self.progress.cut.add(self._task.parent_nursery)
-        self._watch.endings.append(
+        self._watch.ended(
             Ending(
                 task=self._name,
                 endpoint=self._endpoint,
@@ -275,7 +296,7 @@ class _Follower:
             exchange=self.progress.exchange,
         )
         self._first = self._first or cut
-        self._watch.cuts.append(cut)
+        self._watch.cut(cut)
 
     def _end(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """End the coroutine, which goes on and on: by what it is resumed with, or else by not resuming it."""
