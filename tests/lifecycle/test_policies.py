@@ -146,6 +146,26 @@ async def test_under_finish_a_body_that_was_sent_whole_is_read_whole(stage: Stag
 
 
 @in_memory
+async def test_under_finish_the_rest_of_a_body_that_comes_together_with_the_fin_is_read(stage: Stage) -> None:
+    app, sizes = App(disconnect=FINISH), []
+
+    @app.post("/")
+    async def handler(request: Request) -> None:
+        sizes.append(len(await request.body()))
+
+    async with stage.serve(app) as theatre:
+        # Who has the next turn, the reader or who tells it of the FIN, is for trio to choose.
+        for number in range(1, 11):
+            client = await theatre.connect()
+            await client.send(b"POST / HTTP/1.1\r\nHost: example\r\nContent-Length: 10\r\n\r\nabc")
+            await trio.testing.wait_all_tasks_blocked()
+            client.send_nowait(b"defghij")
+            client.leave("FIN")
+            await theatre.records(number)
+    assert sizes == [10] * 10
+
+
+@in_memory
 async def test_under_finish_a_body_that_had_come_whole_before_a_reset_is_read_whole(stage: Stage) -> None:
     assert await size_read_after_departure(stage, "RESET", 300_000) == 300_000
 

@@ -107,7 +107,7 @@ def _culprit(output: str) -> str:
     if failed := re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, re.MULTILINE):
         return failed[1]
     *_, last = re.findall(r"^(tests/\S+::.+?)(?: [A-Z]+ .*)?$", output, re.MULTILINE) or ["no test"]
-    return f"{last} (hung)"
+    return f"{last.rstrip()} (hung)"
 
 
 @contextlib.contextmanager
