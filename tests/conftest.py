@@ -8,6 +8,7 @@ And what has to be so where several processes share the tests, and where coverag
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -23,6 +24,9 @@ settings.load_profile("suite")
 # Who runs tests is measured, and measured already; the processes that tests start are not, and start sooner.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("COVERAGE_PROCESS_START", None)
+# A shell has what it starts in the background ignore SIGINT, and so would the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HERE = Path(__file__).parent
 

@@ -34,7 +34,9 @@ def output_of(*command: str) -> str:
 
 
 def mypy() -> list[Report]:
-    lines = re.findall(r"^(.+?):(\d+): (error: .*)$", output_of("mypy", "--strict"), re.MULTILINE)
+    lines = re.findall(
+        r"^(.+?):(\d+): (error: .*)$", output_of("mypy", "--strict", "--explicit-package-bases"), re.MULTILINE
+    )
     return [(ROOT / path, int(line), text) for path, line, text in lines]
 
 
