@@ -150,6 +150,16 @@ async def cancels_a_task_of_its_own() -> str:
 
 
 @right
+async def tries_again_later() -> str:
+    for seconds in range(1, 3):
+        try:
+            raise OSError  # the database is away
+        except OSError:
+            await trio.sleep(seconds)
+    return "done"
+
+
+@right
 async def gives_up_waiting() -> str:
     with trio.move_on_after(1):
         await trio.sleep_forever()

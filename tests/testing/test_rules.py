@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trio
 
-from trioserve import App, Cause, Config, Phase, Response, Send
+from trioserve import App, Cause, Config, Outcome, Phase, Response, Send
 from trioserve.testing import Checkpoint, LeftAMess, ResponseBytes, Way, leave_at_every_point, run, wire_of
 from trioserve.testing.plan import Leave
 from trioserve.testing.play import Played, Setting, play
@@ -119,6 +119,12 @@ async def turns() -> None:
         raise ValueError("it did not work") from None
 
 
+async def turns_in_a_task() -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep, 1)
+        nursery.start_soon(turns)
+
+
 @pytest.mark.parametrize(
     ("handler", "rule", "line"),
     [
@@ -133,6 +139,7 @@ async def turns() -> None:
         (swallows_and_answers, "swallowed", "await trio.sleep(1)"),
         (swallows_in_a_task_that_ends, "swallowed", "await trio.sleep(1)"),
         (turns, "turned", 'raise ValueError("it did not work") from None'),
+        (turns_in_a_task, "turned", 'raise ValueError("it did not work") from None'),
     ],
 )
 def test_a_handler_that_breaks_a_rule_is_found_with_its_line(
@@ -492,6 +499,15 @@ def record(played: Played, **changes: Any) -> dict[str, Any]:
         (LEFT, lambda played: {"records": played.records * 2, "told": played.told * 2}, "one record", "2 records"),
         (LEFT, lambda played: record(played, phase=Phase.HEAD, status=400), "legal record", "HEAD, FIN"),
         (LEFT, lambda played: record(played, cause=Cause.VANISHED), "legal record", "HANDLER, VANISHED"),
+        (LEFT, lambda played: record(played, exchange_number=2), "true record", "exchange_number=2"),
+        (LEFT, lambda played: record(played, target="/other"), "true record", "target='/other'"),
+        (LEFT, lambda played: record(played, request_body_bytes=1), "true record", "more than were sent"),
+        (LEFT, lambda played: record(played, by="server"), "true record", "by='server'"),
+        (LEFT, lambda played: record(played, unwound_at=-1.0), "true record", "not in this order"),
+        (LEFT, lambda played: record(played, exception=ValueError()), "true record", "exception=ValueError()"),
+        (LEFT, lambda played: record(played, outcome=Outcome.FAILED), "true record", "outcome='failed'"),
+        (WHILE_BLOCKED, lambda played: record(played, sent_status=None), "true record", "200 was received"),
+        (LEFT, lambda played: {"left_at": played.left_at - 0.5}, "noticed", "that was noticed at"),
         (LEFT, lambda played: record(played, status=200), "status", "is 200, and the policy's"),
         (LEFT, lambda _: {"told": []}, "hook", "called 0 times for 1"),
         (LEFT, lambda played: {"told": played.told * 2}, "hook", "called 2 times for 1"),
@@ -522,7 +538,7 @@ def test_a_server_that_breaks_a_rule_is_found(
 def test_a_departure_where_there_was_none_is_found(plays: dict[Leave | None, Played]) -> None:
     left = plays[LEFT]
     found = broken(dataclasses.replace(plays[None], records=left.records, told=left.told, kept=False))
-    assert list(found) == ["legal record"]
+    assert list(found) == ["legal record", "true record"]  # a whole answer was received
 
 
 def test_a_cancellation_that_is_late_is_found(plays: dict[Leave | None, Played]) -> None:

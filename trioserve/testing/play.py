@@ -91,6 +91,7 @@ class Played:
     leave: Leave | None  # None: the client was to stay
     stayed: Played | None  # the play in which it stayed, if there was one before
     left: bool  # it has left where it was to leave
+    left_at: float | None  # seconds of the trio clock; None if it has not
     stay: float | None  # as in the setting
     stay_over: bool  # it was still there, or reading, in the end, and left because the exchange went on and on
     handled: bool  # a handler was found for the request, and called
@@ -165,6 +166,7 @@ async def play(
         leave=leave,
         stayed=stayed,
         left=client.left,
+        left_at=peer.left.at if client.left and peer.left is not None else None,
         stay=setting.stay,
         stay_over=client.stay_over,
         handled=noted.called,

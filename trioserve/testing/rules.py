@@ -11,6 +11,7 @@ is usual.
 from __future__ import annotations
 
 import linecache
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
@@ -53,6 +54,11 @@ STEPS = 4
 the scheduler, or one or two later."""
 
 
+AT_ONCE = 0.1
+"""Seconds within which a departure counts as noticed at once. In virtual time it takes none; but where a thread or a
+descriptor is waited for, the time is real."""
+
+
 # The handler
 
 
@@ -92,6 +98,8 @@ def _is_cut_short(played: Played) -> Iterator[Found]:
     for cut in played.watch.cuts:
         if cut.cleanup is not None:
             kind, place = cut.cleanup
+            if cut.first and kind == "except":
+                continue  # it waits there before it tries again, say; the departure found it in no clean-up of its own
             inside = f" (inside it at {cut.place})" if cut.place != place else ""
             article = "a" if kind == "finally" else "an"
             what = f"the await at {place}, in {article} `{kind}`, was cut short{inside}:\nwhat it awaits was not done"
@@ -124,9 +132,10 @@ def _swallows(played: Played) -> Iterator[Found]:
 
 def _turns(played: Played) -> Iterator[Found]:
     for ending in played.watch.endings:
-        if ending.endpoint and ending.turned and ending.error is not None:
+        error = without_cancellations(ending.error) if ending.error is not None and ending.turned else None
+        if error is not None:
             at = f" at {ending.cut.place}" if ending.cut is not None else ""
-            yield Found(f"cancelled{at}, the handler raised {_shown(ending.error)}", _raised_at(ending.error))
+            yield Found(f"cancelled{at}, {_task(ending.task)} raised {_shown(error)}", _raised_at(error))
 
 
 def _leaves_over(played: Played) -> Iterator[Found]:
@@ -222,6 +231,49 @@ def _is_not_allowed(played: Played) -> Iterator[Found]:
             yield Found(f"the record is {_word(record)}, which the design does not allow here")
 
 
+def _is_inconsistent(played: Played) -> Iterator[Found]:
+    for record in played.records:
+        for what in _untrue(record, played):
+            yield Found(f"of {_word(record)} the record says {what}")
+
+
+def _untrue(record: Record, played: Played) -> Iterator[str]:
+    """What a record tells that is known better."""
+    if record.exchange_number != 1:
+        yield f"exchange_number={record.exchange_number}, and it was the first"
+    if record.method is not None and (record.method, record.target) != (played.wire.method, played.wire.target):
+        yield f"method={record.method!r}, target={record.target!r}"
+    if record.request_body_bytes > len(played.wire.body):
+        yield f"request_body_bytes={record.request_body_bytes}, more than were sent"
+    if isinstance(record, Abandoned):
+        if record.by != record.cause.by:
+            yield f"by={record.by!r}"
+        if not record.started_at <= record.noticed_at <= record.unwound_at:
+            yield (
+                f"started_at={record.started_at}, noticed_at={record.noticed_at}, unwound_at={record.unwound_at}: not "
+                "in this order"
+            )
+        if (record.outcome == "failed") is not (record.exception is not None):
+            yield f"outcome={str(record.outcome)!r} with exception={record.exception!r}"
+        status = _status_line(played.received)
+        if status is not None and record.sent_status != status:
+            yield f"sent_status={record.sent_status}, and {status} was received"
+
+
+def _status_line(received: bytes) -> int | None:
+    """The status code of the final response that has come; None if none has."""
+    match = re.search(rb"(?:^|\r\n\r\n)HTTP/1\.1 ([2-9]\d\d) ", received)
+    return int(match[1]) if match else None
+
+
+def _is_noticed_late(played: Played) -> Iterator[Found]:
+    if played.left_at is None or not _is_heard_at_once(played):
+        return
+    for record in played.records:
+        if isinstance(record, Abandoned) and abs(record.noticed_at - played.left_at) > AT_ONCE:
+            yield Found(f"the client left at {played.left_at:.3f} s, and that was noticed at {record.noticed_at:.3f} s")
+
+
 def _may_be(record: Record, played: Played) -> bool:
     if played.stay_over and isinstance(record, Abandoned) and record.cause in {Cause.FIN, Cause.RESET}:
         return True  # which is how it left in the end
@@ -303,6 +355,8 @@ SERVER_RULES = (
     Rule("not stopped", "a handler is cancelled soon after the departure", "", _passes_by),
     Rule("one record", "there is exactly one record of each exchange", "", _count_differs),
     Rule("legal record", "the record's phase and cause are possible for what the client did", "", _is_not_allowed),
+    Rule("true record", "the record tells nothing that is known to be otherwise", "", _is_inconsistent),
+    Rule("noticed", "a departure that can be heard is noticed at once", "", _is_noticed_late),
     Rule("status", "the record's status is the status policy's for its phase and cause", "", _has_wrong_status),
     Rule("hook", "hooks are called once for each Abandoned, after the handler has ended", "", _is_told_wrong),
     Rule("connection", "the connection is closed, or kept as the answer says (RFC 9112 §9.3)", "", _is_kept_wrong),
