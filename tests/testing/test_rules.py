@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import linecache
+import logging
 import socket
 import subprocess
 import threading
@@ -15,6 +16,7 @@ import pytest
 import trio
 
 from trioserve import App, Cause, Config, Outcome, Phase, Response, Send
+from trioserve.core.errors import ERROR_LOGGER
 from trioserve.testing import Checkpoint, LeftAMess, ResponseBytes, Way, leave_at_every_point, run, wire_of
 from trioserve.testing.plan import Leave
 from trioserve.testing.play import Played, Setting, play
@@ -247,6 +249,57 @@ def test_what_a_play_cuts_itself_when_it_ends_a_handler_is_not_held_against_that
     kept[:] = [1]
     error = mess(never_ends_when_left, snapshot=lambda: kept)
     assert names(error) == {"never ends"}
+
+
+def test_a_handler_that_fails_before_its_client_left_is_told_in_one_line_behind_what_brought_that_about(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pool = [1, 2, 3]
+
+    async def takes() -> str:
+        connection = pool.pop()
+        await trio.sleep(1)
+        pool.append(connection)
+        return "done"
+
+    error = mess(takes, snapshot=lambda: len(pool))
+    assert {(breach.rule.name, breach.found.early) for breach in error.breaches} == {
+        ("snapshot", False),
+        ("fails", True),
+    }
+    plays = sum(breach.found.early for breach in error.breaches)
+    (line,) = [line for line in str(error).splitlines() if "IndexError" in line]
+    assert line == (
+        f"  fails: in {plays} plays the handler had failed before its client left, with IndexError: pop from empty "
+        "list; perhaps because earlier plays left something behind: around= sets each play up anew"
+    )
+    assert "rule    snapshot" in str(error)
+    assert not caplog.records
+
+
+def test_the_error_log_of_a_play_is_told_where_it_explains_and_nowhere_else(caplog: pytest.LogCaptureFixture) -> None:
+    error = mess(fails)
+    assert "Logged in this play:\n  handler of GET / raised LookupError: no such thing" in str(error)
+    assert not caplog.records
+    assert "Logged" not in str(mess(cuts_its_clean_up_short))
+    logging.getLogger(ERROR_LOGGER).error("this comes behind the plays")
+    assert [record.getMessage() for record in caplog.records] == ["this comes behind the plays"]
+
+
+def test_a_handler_that_waits_for_what_earlier_plays_took_is_told_so() -> None:
+    slots = trio.Semaphore(1)
+
+    async def takes() -> str:
+        await slots.acquire()
+        await trio.sleep(1)
+        slots.release()
+        return "done"
+
+    error = mess(takes, snapshot=lambda: slots.value)
+    assert names(error) == {"snapshot", "never ends"}
+    assert "rule    snapshot" in str(error)
+    assert "its client was still there" in str(error)
+    assert "perhaps because earlier plays left something behind" in str(error)
 
 
 def test_what_an_allowed_rule_forbids_is_let_pass() -> None:

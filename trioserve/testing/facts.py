@@ -55,6 +55,7 @@ class Ending:
     cut: Cut | None  # what was cut first in it; None if nothing was
     answered: bool  # after that, a response was to be sent for it
     forced: bool  # the watch ended it, or tried to
+    before_departure: bool  # its client was still there
     exchange: Exchange = field(repr=False)
 
     @property

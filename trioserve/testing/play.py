@@ -4,6 +4,8 @@ The client sends its request in pieces, so that a handler which reads it has to 
 in two halves, each when all tasks rest. It reads what comes at once; but where it is to leave inside a response, the
 connection holds so little that the server's send is blocked when it leaves.
 
+What trioserve's error log would say is kept with the play: of hundreds of plays it would hide what is to be seen.
+
 Each play begins with the same random numbers for trio's scheduler, so that it can be played again exactly.
 
 A play waits until its exchange has ended, its hooks were called, and what it started beside itself has ended too. Then
@@ -17,6 +19,7 @@ import copy
 import dataclasses
 import gc
 import inspect
+import logging
 import math
 import re
 import time
@@ -41,6 +44,7 @@ import trio.testing
 from trioserve.connection.exchange import ServedExchange
 from trioserve.connection.spool import RECEIVE_SIZE
 from trioserve.core.application import Application, Background, Endpoint, Exchange, Hook, Rules
+from trioserve.core.errors import ERROR_LOGGER
 from trioserve.core.lifecycle import HalfClose
 from trioserve.core.messages import RequestHead
 from trioserve.core.records import Abandoned, Completed, Record
@@ -103,6 +107,7 @@ class Played:
     parts: list[int]  # sizes in bytes of what was received at a time
     records: list[Record]
     told: list[Abandoned]
+    logged: list[str]  # messages of the error log, with their tracebacks
     told_early: bool  # a hook was called while the endpoint still ran
     in_time: bool  # the exchange had an end
     kept: bool  # a client that stayed could have sent a next request
@@ -149,7 +154,7 @@ async def play(
     noted = _Noted(setting.app)
     config = dataclasses.replace(setting.config, observers=(*setting.config.observers, news))
     await trio.testing.wait_all_tasks_blocked()  # so that nothing else takes a part in the order
-    with ungrouped(), fixed_order(), news.heard():
+    with ungrouped(), fixed_order(), news.heard(), _kept_log() as logged:
         async with _entered(setting.around):
             outside = Residue.now()
             async with served(noted, config) as theatre:
@@ -178,6 +183,7 @@ async def play(
         parts=client.parts,
         records=theatre.records.all,
         told=theatre.records.told,
+        logged=logged,
         told_early=noted.told_early,
         in_time=in_time,
         kept=client.kept,
@@ -409,6 +415,24 @@ class _NotedEndpoint:
 
     async def __call__(self, exchange: Exchange) -> None:
         await self._noted.call(self._endpoint, exchange)
+
+
+@contextmanager
+def _kept_log() -> Iterator[list[str]]:
+    """What is written to the error log inside, which nobody else gets."""
+    messages: list[str] = []
+    form = logging.Formatter()
+
+    def keep(record: logging.LogRecord) -> bool:
+        messages.append(form.format(record))  # and not the exception: with it we would hold all that its frames had
+        return False
+
+    log = logging.getLogger(ERROR_LOGGER)
+    log.addFilter(keep)
+    try:
+        yield messages
+    finally:
+        log.removeFilter(keep)
 
 
 class _News(trio.abc.Instrument):

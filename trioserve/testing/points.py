@@ -169,15 +169,16 @@ class _Trial:
             self.results[leave] = self._breaches_of(played)
             if not played.left:
                 self.missed.add(leave)
-        return bool(self.results[leave])
+        return any(not breach.found.early for breach in self.results[leave])
 
     def _breaches_of(self, played: Played) -> list[Breach]:
         return [Breach(rule, found, played) for rule, found in broken_rules(played, but=self._allowed)]
 
     @property
     def breaches(self) -> list[Breach]:
-        """In the order of the plan."""
-        return self._of_stays + [breach for leave in self._order for breach in self.results.get(leave, ())]
+        """In the order of the plan; but what earlier plays have brought about is last."""
+        of_leaves = [breach for leave in self._order for breach in self.results.get(leave, ())]
+        return self._of_stays + sorted(of_leaves, key=lambda breach: breach.found.early)
 
     @property
     def plays(self) -> int:

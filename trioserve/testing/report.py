@@ -19,7 +19,7 @@ from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Response
 from trioserve.testing.places import Place
 from trioserve.testing.plan import Leave, request_points
 from trioserve.testing.play import Played
-from trioserve.testing.rules import SERVER_RULES, Found, Rule
+from trioserve.testing.rules import HANDLER_RULES, SERVER_RULES, Found, Rule
 
 WIDTH = 100
 """Characters of a line of prose."""
@@ -85,6 +85,9 @@ def _text(breaches: list[Breach], plays: int, call: Call) -> str:
         lines += ["", "In the same play:"]
         for breach in same:
             lines += [f"  {breach.rule.name}: {line}" for line in breach.found.what.splitlines()]
+    if played.logged and first.rule in {*SERVER_RULES, HANDLER_RULES[0]}:
+        lines += ["", "Logged in this play:"]
+        lines += [f"  {line}" for message in played.logged for line in message.splitlines()]
     lines += _groups(breaches, plays)
     return "\n".join(lines).replace(os.getcwd() + os.sep, "")  # noqa: PTH109 - a prefix of texts
 
@@ -193,6 +196,10 @@ def _groups(breaches: list[Breach], plays: int) -> Iterator[str]:
         first = f"at={leave.at!r}, how={leave.how!r}" if leave is not None else "the client stays"
         where = f" {place}" if place is not None else ""
         count = len({id(breach.played) for breach in group})
+        if group[0].found.early:
+            what = group[0].found.what.replace("\n", " ")
+            yield f"  {name}: in {count} {'play' if count == 1 else 'plays'} {what}; {group[0].found.mend}"
+            continue
         yield f"  {name}:{where} ({count} {'play' if count == 1 else 'plays'}; the first: {first})"
 
 

@@ -38,6 +38,7 @@ class Found(NamedTuple):
     what: str  # lines of text
     place: Place | None = None  # in the user's code
     mend: str = ""  # lines of text; empty: as the rule says
+    early: bool = False  # in a play whose client was to leave, before it had: what earlier plays left is behind it
 
 
 class Rule(NamedTuple):
@@ -63,11 +64,18 @@ descriptor is waited for, the time is real."""
 
 
 def _fails(played: Played) -> Iterator[Found]:
-    if played.leave is None:
-        for ending in played.watch.endings:
-            error = without_cancellations(ending.error) if ending.error is not None else None
-            if ending.endpoint and error is not None and not consists_of(error, *_ANSWERS):
-                yield Found(f"the handler raised {_shown(error)}", _raised_at(error))
+    for ending in played.watch.endings:
+        error = without_cancellations(ending.error) if ending.error is not None else None
+        if not (ending.endpoint and ending.before_departure) or error is None or consists_of(error, *_ANSWERS):
+            continue
+        if played.leave is None:
+            yield Found(f"the handler raised {_shown(error)}", _raised_at(error))
+        else:
+            what = f"the handler had failed before its client left, with {_shown(error)}"
+            yield Found(what, _raised_at(error), _ANEW, early=True)
+
+
+_ANEW = "perhaps because earlier plays left something behind: around= sets each play up anew"
 
 
 _ANSWERS = (HTTPError, DropConnection, ExchangeOver)
@@ -79,7 +87,9 @@ def _never_ends(played: Played) -> Iterator[Found]:
         yield _unended(after, played.watch.waits)
     elif played.stay_over and not played.left and played.stay is None:
         after = f"{PATIENCE:.0f} s (of virtual time) after the request, and its client was still there"
-        yield _unended(after, played.watch.waits_before_departure)._replace(mend=_ENDLESS)
+        found = _unended(after, played.watch.waits_before_departure)
+        early = played.leave is not None
+        yield found._replace(mend=_ANEW if early else _ENDLESS, early=early)
 
 
 def _unended(when: str, waits: list[Wait]) -> Found:

@@ -20,11 +20,11 @@ the connection makes when it has heard of the departure, or gives up:
   (`cleanup.kind`). It may be set for a first cut too: that is a clean-up which the departure found on the usual way.
   `cut.went_on` is true for a later one in no clean-up: its task had swallowed the cancellation and went on working.
   A task that was started by one that had met the cancellation has met it as well: it is a part of that one's clean-up.
-* `endings`: an `Ending` for each followed task that ended, the endpoint's (`ending.endpoint`) and others: when
-  (`at`), by what (`error`, None if it returned), its first `cut`. `ending.swallowed`: it was cut, and yet returned,
-  or an answer was to be sent for it. `ending.turned`: it was cut, and raised something that holds no Cancelled.
-  `ending.forced`: the watch ended it, by `SwallowedTooOften`, because it went on and on; a cut one has `swallowed`
-  then too.
+* `endings`: an `Ending` for each followed task that ended, the endpoint's (`ending.endpoint`) and others: when (`at`;
+  `before_departure`), by what (`error`, None if it returned), its first `cut`. `ending.swallowed`: it was cut, and yet
+  returned, or an answer was to be sent for it. `ending.turned`: it was cut, and raised something that holds no
+  Cancelled. `ending.forced`: the watch ended it, by `SwallowedTooOften`, because it went on and on; a cut one has
+  `swallowed` then too.
 
 What is no `Cut`: a wait inside the user's shield; what a scope of the user's own has cancelled, before the departure,
 after it, in a shield that is over; a wait that ends by itself although it was cancelled, such as for a thread; and in
@@ -98,6 +98,10 @@ class Watch:
     def close(self) -> None:
         """Note nothing any more: what comes now is another's doing."""
         self._closed = True
+
+    @property
+    def departure_is_to_come(self) -> bool:
+        return self._departed is None
 
     @property
     def waits_before_departure(self) -> list[Wait]:
@@ -257,6 +261,7 @@ class _Follower:
                 cut=self._first,
                 answered=self._answered,
                 forced=self._forced > 0,
+                before_departure=self._watch.departure_is_to_come,
                 exchange=self.progress.exchange,
             )
         )
