@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from trioserve.testing.answers import Asked, RawAnswer, WrongAnswer, read_answers, read_answers_before_leaving
@@ -148,3 +150,32 @@ def test_what_a_server_must_not_send_is_refused_of_a_connection_that_was_cut_too
 
     with pytest.raises(WrongAnswer):
         read_answers_before_leaving(received, [asked])
+
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n"
+CLOSES = WHOLE.replace(DATE, DATE + b"Connection: close\r\n")
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+
+MORE_WRONG = {
+    "§6.1: an interim response in chunks": (CONTINUE + b"Transfer-Encoding: chunked\r\n\r\n" + WHOLE, GET),
+    "§15.2: an interim response to 1.0 where all else is right": (CONTINUE + b"\r\n" + CLOSES, OLD),
+    "§8.6: 101 with a length": (SWITCH + b"Content-Length: 0\r\n\r\n", GET),
+    "§6.1: 204 in chunks": (OK.replace(b"200", b"204") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", GET),
+    "§9.6: an answer behind the last answer": (CLOSES + WHOLE, GET),
+    "§9.6: an interim response behind the last answer": (CLOSES + CONTINUE + b"\r\n", GET),
+    "§15.2.2: 101 to nothing": (SWITCH.replace(b"Connection: Upgrade\r\n", b"") + b"\r\n", GET),
+}
+
+# Content where there must be none is taken for the beginning of the next answer, which it is not.
+SECTIONS = {name: name.partition(":")[0] if name.startswith("§") else "§4" for name in [*WRONG, *MORE_WRONG]}
+
+
+@pytest.mark.parametrize("name", SECTIONS, ids=[name.replace("§", "") for name in SECTIONS])
+@pytest.mark.parametrize("read", [read_answers, read_answers_before_leaving], ids=lambda read: read.__name__)
+def test_a_refusal_says_by_which_section(read, name):
+    received, asked = (WRONG | MORE_WRONG)[name]
+    if received == OK and read is read_answers_before_leaving:
+        return  # that is a beginning
+
+    with pytest.raises(WrongAnswer, match=rf"{re.escape(SECTIONS[name])}(?!\.?[0-9])"):
+        read(received, [asked])

@@ -10,10 +10,11 @@ from typing import Any
 import outcome
 import pytest
 import trio
-from trio.testing import assert_no_checkpoints
+from trio.testing import assert_no_checkpoints, wait_all_tasks_blocked
 
 from trioserve.connection.spool import Budget, Spool
-from trioserve.connection.transport import Interrupted
+from trioserve.connection.transport import HungUp, Interrupted
+from trioserve.core.lifecycle import Cause
 from trioserve.core.messages import FileSlice
 from trioserve.testing import memory_connection
 
@@ -137,3 +138,199 @@ def test_a_connection_counts_as_encrypted_if_it_is_said_to() -> None:
     assert connection()[1].scheme == "http"
     with pytest.raises(ValueError, match=r"scheme='wss': it must be"):
         connection(scheme="wss")
+
+
+# What TCP does, and a test would hardly miss
+
+
+async def test_a_fin_stays_behind_what_there_is_no_room_for() -> None:
+    peer, transport = connection(window=2)
+    assert peer.send_nowait(b"hello") == 5
+    peer.send_eof_nowait()
+    received = [transport.receive_nowait() for _ in range(4)]
+    assert received == [b"he", b"ll", b"o", b""]
+
+
+async def test_a_fin_behind_what_there_is_no_room_for_is_no_news() -> None:
+    peer, transport = connection(window=2)
+    news: list[Cause] = []
+    transport.watch(news.append)
+    peer.send_nowait(b"hello")
+    peer.send_eof_nowait()
+    await wait_all_tasks_blocked()
+    transport.look()
+    assert news == []
+    while transport.receive_nowait():
+        pass
+    transport.look()
+    assert news == [Cause.FIN]
+
+
+async def test_a_reset_takes_what_is_on_its_way_with_it() -> None:
+    peer, transport = connection(window=2)
+    peer.send_nowait(b"hello")
+    peer.reset()
+    assert transport.receive_nowait() == b"he"
+    with pytest.raises(HungUp) as hung_up:
+        transport.receive_nowait()
+    assert hung_up.value.cause is Cause.RESET
+
+
+async def test_a_reset_takes_a_fin_that_is_on_its_way_with_it() -> None:
+    peer, transport = connection(window=2)
+    peer.send_nowait(b"hello")
+    peer.send_eof_nowait()
+    peer.reset()
+    assert transport.receive_nowait() == b"he"
+    with pytest.raises(HungUp):
+        transport.receive_nowait()
+
+
+async def test_a_reset_of_the_server_takes_what_is_on_its_way_with_it() -> None:
+    peer, transport = connection(window=2)
+    transport.send_nowait(b"hello")
+    assert transport.unacked_bytes() == 3
+    transport.reset()
+    assert transport.unacked_bytes() == 0
+    assert await peer.receive_some() == b"he"
+    with pytest.raises(trio.BrokenResourceError):
+        await peer.receive_some()
+
+
+async def test_what_the_server_has_sent_to_a_client_that_resets_is_not_on_its_way_any_more() -> None:
+    peer, transport = connection(window=2)
+    transport.send_nowait(b"hello")
+    peer.reset()
+    assert transport.unacked_bytes() == 0
+    with pytest.raises(HungUp):
+        transport.send_nowait(b"x")
+
+
+async def test_of_a_client_that_has_vanished_only_the_senders_buffer_has_room() -> None:
+    peer, transport = connection(window=4, send_buffer=8)
+    peer.vanish()
+    assert transport.send_nowait(bytes(20)) == 8
+    assert transport.send_nowait(bytes(20)) == 0
+    assert transport.unacked_bytes() == 8
+    assert peer.send_nowait(bytes(20)) == 8
+
+
+async def test_nothing_arrives_once_a_client_has_vanished() -> None:
+    peer, transport = connection(window=2)
+    peer.send_nowait(b"hello")
+    transport.send_nowait(b"hello")
+    peer.vanish()
+    assert [transport.receive_nowait() for _ in range(2)] == [b"he", None]
+    assert await peer.receive_some() == b"he"
+    peer.send_eof_nowait()
+    transport.send_eof()
+    assert transport.receive_nowait() is None
+    assert not peer.is_readable
+
+
+async def test_a_client_that_has_vanished_gives_no_reset() -> None:
+    peer, transport = connection()
+    news: list[Cause] = []
+    transport.watch(news.append)
+    peer.vanish()
+    peer.reset()
+    assert transport.send_nowait(b"x") == 1  # and that provokes none
+    await wait_all_tasks_blocked()
+    transport.look()
+    assert news == []
+    assert transport.receive_nowait() is None
+
+
+async def test_a_client_that_has_vanished_takes_no_reset() -> None:
+    peer, transport = connection()
+    peer.vanish()
+    transport.reset()
+    assert not peer.is_readable
+    assert peer.send_nowait(b"x") == 1
+
+
+async def test_who_has_closed_is_told_nothing_any_more() -> None:
+    peer, transport = connection()
+    news: list[object] = []
+    transport.watch(news.append)
+    transport.watch_unread(lambda: news.append("bytes"))
+    await wait_all_tasks_blocked()
+    transport.close()
+    peer.send_nowait(b"more")
+    peer.send_eof_nowait()
+    transport.look()
+    await wait_all_tasks_blocked()
+    assert news == []
+
+
+async def test_who_has_closed_keeps_nothing_that_was_taken_in() -> None:
+    budget = Budget(math.inf)
+    peer, transport = memory_connection(Spool(math.inf, budget))
+    peer.send_nowait(b"taken in")
+    transport.absorb()
+    assert transport.has_bytes()
+    transport.close()
+    assert not transport.has_bytes()
+
+
+async def test_each_news_is_told_once() -> None:
+    peer, transport = connection()
+    news: list[Cause] = []
+    transport.watch(news.append)
+    peer.send_eof_nowait()
+    for _ in range(2):
+        transport.look()
+        await wait_all_tasks_blocked()
+    assert news == [Cause.FIN]
+    peer.reset()
+    for _ in range(2):
+        transport.look()
+        await wait_all_tasks_blocked()
+    assert news == [Cause.FIN, Cause.RESET]
+
+
+async def test_news_comes_between_two_steps_and_who_looks_hears_it_before() -> None:
+    peer, transport = connection()
+    news: list[Cause] = []
+    transport.watch(news.append)
+    await wait_all_tasks_blocked()
+    peer.reset()
+    assert news == []
+    transport.look()
+    assert news == [Cause.RESET]
+
+
+async def test_a_reset_that_a_send_provokes_comes_a_moment_later() -> None:
+    peer, transport = connection()
+    news: list[Cause] = []
+    transport.watch(news.append)
+    peer.close()
+    assert transport.send_nowait(b"one") == 3
+    assert transport.send_nowait(b"two") == 3
+    assert news == []
+    await wait_all_tasks_blocked()
+    assert news[-1] is Cause.RESET
+    with pytest.raises(HungUp):
+        transport.send_nowait(b"three")
+
+
+async def test_a_client_that_half_closed_provokes_no_reset() -> None:
+    peer, transport = connection()
+    peer.send_eof_nowait()
+    assert transport.send_nowait(b"one") == 3
+    await wait_all_tasks_blocked()
+    assert transport.send_nowait(b"two") == 3
+    assert await peer.receive_some() == b"onetwo"
+
+
+async def test_who_closes_with_bytes_unread_resets() -> None:
+    peer, transport = connection()
+    transport.send_nowait(b"unread")
+    peer.close()
+    with pytest.raises(HungUp):
+        transport.receive_nowait()
+    peer, transport = connection()
+    peer.send_nowait(b"unread")
+    transport.close()
+    with pytest.raises(trio.BrokenResourceError):
+        await peer.receive_some()
