@@ -783,3 +783,17 @@ def test_an_answer_that_switches_protocols_has_no_content_and_to_close_it_is_a_d
     answer = play(app, lambda client: client.get("/", headers=fields))
     assert (answer.status_code, answer.content) == (101, b"")
     assert (answer.record.sent_status, answer.record.cause) == (101, Cause.FIN)
+
+
+@pytest.mark.parametrize("point", [Checkpoint(1), ResponseBytes(1)], ids=repr)
+def test_behind_a_half_close_the_next_request_has_a_connection_of_its_own(point):
+    async def main():
+        async with TestClient(Desk(half_close=HalfClose.FINISH).app) as client:
+            client.leave(Way.HALF_CLOSE, point)
+            first, second = await client.get("/"), await client.get("/")
+            assert (first.text, second.text) == ("rested", "rested")
+            assert isinstance(second.record, Completed)
+            assert first.record.connection_id != second.record.connection_id
+            assert second.record.exchange_number == 1
+
+    run(main)

@@ -377,3 +377,30 @@ async def test_with_a_segment_an_exchange_goes_on_in_short_reads_and_writes() ->
         client = await here.connect(segment=1)
         await client.send(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
         assert (await client.read_to_end()).endswith(b"hello")
+
+
+async def test_it_reads_on_where_it_has_stopped() -> None:
+    stream, transport = memory_connection(Spool(math.inf, Budget(math.inf)))
+    client = Peer(stream)
+    transport.send_nowait(b"hello")
+    assert [await client.read(2), await client.read(2)] == [b"he", b"ll"]
+    assert client.received == b"hell"
+
+
+@pytest.mark.parametrize(("steps", "written"), [(3, 0), (4, 1)])
+async def test_what_is_written_until_the_third_step_may_be_written_before_the_news(steps: int, written: int) -> None:
+    stream, transport = memory_connection(Spool(math.inf, Budget(math.inf)))
+    client = Peer(stream)
+    token = trio.lowlevel.current_trio_token()
+
+    def write(steps: int) -> None:
+        transport.send_nowait(b"x")
+        if steps > 1:
+            token.run_sync_soon(write, steps - 1, idempotent=True)
+
+    token.run_sync_soon(write, steps, idempotent=True)
+    client.leave(Way.HALF_CLOSE)
+    while stream.written < steps:
+        await trio.lowlevel.checkpoint()
+    await trio.testing.wait_all_tasks_blocked()
+    assert client.written_after_departure == written

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 import subprocess
 import sys
 
@@ -13,7 +15,8 @@ from trio.testing import MockClock
 
 import trioserve
 import trioserve.testing
-from trioserve import FINISH, Abandoned, Cause, Completed, Deadlines, Grace, HalfClose, Outcome, Phase, serve
+from trioserve import CANCEL, FINISH, Abandoned, Cause, Completed, Deadlines, Grace, HalfClose, Outcome, Phase, serve
+from trioserve.connection.spool import Budget, Spool
 from trioserve.core.records import Record
 from trioserve.testing import (
     Course,
@@ -36,6 +39,7 @@ from trioserve.testing import (
     Wire,
     breaches,
     check_script,
+    memory_connection,
     memory_server,
     play_script,
     play_scripts,
@@ -497,3 +501,110 @@ def test_from_a_request_that_is_not_right_on_everything_is_allowed():
     course, records = play(script)
     assert [record.status for record in records] == [400]
     assert not breaches(script, course, records, SLOW)
+
+
+# More lies
+
+
+OLD = GET._replace(head=GET.head.replace(b"HTTP/1.1", b"HTTP/1.0"))
+LEAVES_AT_ONCE = Script((GET,), (Send(), Leave(Way.FIN)))
+ONE_STAYS = dataclasses.replace(STAYS, requests=(GET,))
+
+MORE_LIES = {
+    "too much content": (
+        ONE_STAYS,
+        SLOW,
+        received(lambda data: re.sub(rb"(?i)(content-length: )3", rb"\g<1>4", data) + b"\0"),
+        "(4 bytes), and not its handler's",
+    ),
+    "too much content, cut": (
+        ONE_STAYS,
+        SLOW,
+        received(lambda data: re.sub(rb"(?i)(content-length: )3", rb"\g<1>9", data) + b"\0"),
+        "(4 bytes), and not its handler's",
+    ),
+    "cancelled though Grace was longer than the handler": (
+        LEAVES,
+        dataclasses.replace(SLOW, disconnect=Grace(2)),
+        changed(outcome=Outcome.CANCELLED),
+        "has run on until its end",
+    ),
+    "started though its client had left before": (
+        LEAVES_AT_ONCE,
+        SLOW,
+        changed(outcome=Outcome.CANCELLED),
+        "was not to start for a client that had left",
+    ),
+    "a second exchange behind HTTP/1.0": (
+        Script((OLD, GET), (Send(), Stay(5))),
+        SLOW,
+        lambda course, records: (course, [*records, dataclasses.replace(records[0], exchange_number=2)]),
+        "exchange 1 was the connection's last, and there are 2 records",
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", MORE_LIES)
+def test_the_model_sees_this_too(lie):
+    script, service, change, words = MORE_LIES[lie]
+    course, records = play(script, service)
+    assert not breaches(script, course, records, service), "the truth is allowed"
+
+    assert words in "\n".join(breaches(script, *change(course, records), service))
+
+
+# How the player ends
+
+
+@pytest.mark.parametrize(("end", "way"), [("close", Way.FIN), ("reset", Way.RESET)])
+async def test_a_course_says_how_the_server_ended_the_connection(end, way, autojump_clock):
+    stream, transport = memory_connection(Spool(math.inf, Budget(math.inf)))
+
+    async def end_it():
+        await trio.sleep(2)
+        transport.receive_nowait()
+        getattr(transport, end)()
+
+    begin = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end_it)
+        course = await play_script(Script((GET,), (Send(), Stay(5))), lambda: Peer(stream))
+
+    assert course.ended == (begin + 2, way)
+
+
+async def test_a_play_that_is_cancelled_closes_its_client(autojump_clock):
+    stream, transport = memory_connection(Spool(math.inf, Budget(math.inf)))
+
+    with trio.move_on_after(1):
+        await play_script(Script((GET,), (Send(), Stay(5))), lambda: Peer(stream))
+
+    assert stream.is_closed
+    assert transport.receive_nowait() == GET.head
+    assert transport.receive_nowait() == b""
+
+
+# What strategies can draw
+
+
+def test_there_are_clients_that_stop_midway():
+    first, *_, last = find(
+        behaviours(100), lambda actions: isinstance(actions[-1], Leave) and 0 < (actions[0].count or 0) < 100
+    )
+    assert isinstance(first, Send)
+    assert isinstance(last, Leave)
+
+
+def test_there_are_splits_of_several_sizes():
+    assert len(set(find(splits(), lambda sizes: len(set(sizes)) > 1 and max(sizes) > 100))) > 1
+
+
+def test_there_are_requests_of_several_chunks():
+    # One chunk and the last have four line ends, and no content has any.
+    several = find(requests(methods=["POST"]), lambda wire: wire.body.count(b"\r\n") >= 6)
+    assert is_right(several)
+    assert content_of(several)
+
+
+def test_the_simplest_service_cancels():
+    assert find(services(), lambda _: True).disconnect == CANCEL

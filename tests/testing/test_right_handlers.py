@@ -443,3 +443,25 @@ def test_a_stay_longer_than_the_exchange_changes_nothing() -> None:
 def test_a_stay_is_a_number_of_seconds(stay: float) -> None:
     with pytest.raises(ValueError, match="give the seconds for which the client stays"):
         run(leave_at_every_point, App(), "/", stay=stay)
+
+
+@pytest.mark.parametrize("half_close", HalfClose)
+def test_a_right_handler_passes_where_a_client_of_http_1_0_wants_to_stay(half_close: HalfClose) -> None:
+    app = App()
+    app.get("/")(three_awaits)
+    prove(app, b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", config=Config(half_close=half_close))
+
+
+@pytest.mark.parametrize("handler", [three_awaits, streams, streams_much], ids=name_of)
+def test_a_right_handler_passes_where_no_hangup_is_news(handler: object) -> None:
+    app = App()
+    app.get("/")(handler)
+    prove(app, config=Config(hangup_news=HangupNews.NONE))
+
+
+@pytest.mark.parametrize("size", [65_536, 200_000])
+@pytest.mark.parametrize("handler", [reads_nothing, reads_all], ids=name_of)
+def test_a_right_handler_passes_where_content_fills_the_window(handler: object, size: int) -> None:
+    app = App()
+    app.post("/")(handler)
+    prove(app, b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
