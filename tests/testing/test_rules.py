@@ -615,3 +615,26 @@ def test_a_connection_that_is_kept_against_its_answer_is_found() -> None:
 
 def test_names_of_rules_are_told_apart() -> None:
     assert len({rule.name for rule in RULES}) == len(RULES)
+
+
+async def never_pauses(send: Send) -> None:
+    while True:
+        await send(b"part")
+
+
+def test_a_stream_without_an_end_and_without_a_pause_ends_the_play_all_the_same() -> None:
+    async def handler() -> Response:
+        return Response.stream(never_pauses)
+
+    error = mess(handler)
+    assert names(error) == {"never ends"}
+    assert "20000 checkpoints after the request" in str(error)
+
+
+async def never_waits_for_anything() -> None:
+    while True:
+        await trio.lowlevel.checkpoint()
+
+
+def test_a_loop_of_checkpoints_ends_the_play_all_the_same() -> None:
+    assert names(mess(never_waits_for_anything)) == {"never ends"}

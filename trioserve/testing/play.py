@@ -22,6 +22,7 @@ import inspect
 import logging
 import math
 import re
+import threading
 import time
 import traceback
 from collections import Counter
@@ -70,6 +71,9 @@ Around = Callable[[], AbstractAsyncContextManager[Any] | AbstractContextManager[
 PATIENCE = 3600.0
 """Seconds of virtual time that an exchange gets to end while its client stays, and as many again when it has left,
 beyond `Deadlines.vanish`; and then what it started beside itself. No handler that is bounded at all takes that long."""
+
+MOST_WAITS = 20_000
+"""Checkpoints at which an exchange is taken for one without an end, also if no time passes in it."""
 
 REAL_PATIENCE = 1.0
 """Seconds of real time that threads and children get to be gone behind the exchange that used them."""
@@ -321,6 +325,8 @@ class _Client:
     def _at_checkpoint(self, wait: Wait) -> None:
         if self._at == Checkpoint(wait.number):
             self.leave()
+        if wait.number == MOST_WAITS:
+            self.patience.cancel()
 
     def leave(self) -> None:
         """Leave as planned, without a step of the scheduler."""
@@ -501,6 +507,8 @@ async def _rests(before: Residue, news: _News, usual: list[str] | None, patience
     with trio.move_on_after(PATIENCE):
         await news.until(lambda: not tasks_run())
     until = time.monotonic() + patience
+    if threading.active_count() > 1:
+        _let_the_world_go_on()  # one that was started just now is not known by its work before its first step
     while is_at_work() and time.monotonic() < until:
         _let_the_world_go_on()
         await trio.lowlevel.checkpoint()

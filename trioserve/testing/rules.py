@@ -28,7 +28,7 @@ from trioserve.testing.facts import Wait
 from trioserve.testing.leaving import Way
 from trioserve.testing.model import Allowed, allowed_after_leaving
 from trioserve.testing.places import Place, Whose, whose
-from trioserve.testing.play import PATIENCE, Played, unusual, usual_behind
+from trioserve.testing.play import MOST_WAITS, PATIENCE, Played, unusual, usual_behind
 from trioserve.testing.transport import WINDOW
 
 
@@ -86,8 +86,11 @@ def _never_ends(played: Played) -> Iterator[Found]:
         after = f"{PATIENCE:.0f} s (of virtual time) after its client had left"
         yield _unended(after, played.watch.waits)
     elif played.stay_over and not played.left and played.stay is None:
-        after = f"{PATIENCE:.0f} s (of virtual time) after the request, and its client was still there"
-        found = _unended(after, played.watch.waits_before_departure)
+        waits = played.watch.waits_before_departure
+        after = f"{PATIENCE:.0f} s (of virtual time) after the request"
+        if len(waits) >= MOST_WAITS:
+            after = f"{MOST_WAITS} checkpoints after the request"
+        found = _unended(f"{after}, and its client was still there", waits)
         early = played.leave is not None
         yield found._replace(mend=_ANEW if early else _ENDLESS, early=early)
 
