@@ -187,4 +187,5 @@ _RUN_SYNC_SOON = "<TrioToken.run_sync_soon task>"
 
 def run(async_fn: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
     """`trio.run` in virtual time, with keyword arguments: `run(leave_at_every_point, app, "/x", snapshot=count)`."""
+    __tracebackhide__ = True  # in pytest
     return trio.run(functools.partial(async_fn, *args, **kwargs), clock=VirtualClock())

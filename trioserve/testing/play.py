@@ -163,6 +163,8 @@ async def play(
             outside = Residue.now()
             async with served(noted, config) as theatre:
                 inside, before = Residue.now(), await _value(setting.snapshot)
+                if stayed is None:
+                    _check_repeats(before, await _value(setting.snapshot))
                 peer = theatre.connect(**_room(leave, stayed))
                 client = _Client(peer, setting, leave, theatre.watch)
                 in_time = await _play_out(client, theatre, news)
@@ -549,6 +551,15 @@ async def _value(snapshot: Snapshot | None) -> Any:
         if copied == value:
             return copied
     return value
+
+
+def _check_repeats(value: Any, again: Any) -> None:
+    """A snapshot that changes by itself would be found to differ, whatever the handler does."""
+    if value != again:
+        raise ValueError(
+            f"snapshot differs when nothing has happened: it was {value!r:.80}, and looked at again {again!r:.80}. "
+            "Leave out what changes by itself (a counter, a time, NaN), and give what compares by its value (==)"
+        )
 
 
 @asynccontextmanager

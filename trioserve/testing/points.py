@@ -7,24 +7,27 @@ for each point and way. All rules are checked behind each play; see rules.py.
 
 from __future__ import annotations
 
+import gc
+import warnings
 from collections import Counter
 from collections.abc import Collection, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 import trio.testing
 
 from trioserve.core.application import Application
+from trioserve.core.records import Completed
 from trioserve.server.config import Config
 from trioserve.testing.clock import VirtualClock
-from trioserve.testing.leaving import Point, Way
+from trioserve.testing.leaving import BodyBytes, HeadBytes, Point, Way
 from trioserve.testing.plan import Leave, plan
 from trioserve.testing.play import REAL_PATIENCE, Around, Played, Setting, Snapshot, play
 from trioserve.testing.report import Breach, Call, LeftAMess
 from trioserve.testing.rules import RULES, broken_rules
-from trioserve.testing.wire import wire_of
+from trioserve.testing.wire import Wire, wire_of
 
 if TYPE_CHECKING:
     import httpx
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 class Tally:
     """What was played."""
 
+    request: str  # method and target
+    status: int | None  # of the answer when the client stayed; None if there was none
     plays: dict[str, int]  # by kind of point: "Checkpoint", "HeadBytes" ...
     ways: tuple[Way, ...]
     points: int  # and ways; more than were played if that was over the budget
@@ -48,14 +53,16 @@ class Tally:
         kinds = ", ".join(f"{count} at {kind}" for kind, count in self.plays.items())
         sampled = f", sampled from {self.points}" if self.points > self.total else ""
         missed = f"; {self.missed} did not reach their point" if self.missed else ""
-        return f"{self.total} plays{sampled} ({kinds}), by {', '.join(self.ways)}{missed}"
+        plays = "1 play" if self.total == 1 else f"{self.total} plays"
+        answered = "not answered" if self.status is None else f"answered {self.status}"
+        return f"{plays} of {self.request}, {answered}{sampled} ({kinds}), by {', '.join(self.ways)}{missed}"
 
 
 async def leave_at_every_point(
     app: Application,
     request: str | bytes | httpx.Request,
     *,
-    ways: Sequence[Way] = tuple(Way),
+    ways: Way | Sequence[Way] = tuple(Way),
     at: Point | None = None,
     how: Way | None = None,
     snapshot: Snapshot | None = None,
@@ -73,7 +80,7 @@ async def leave_at_every_point(
     Args:
         app: an `App`, or any other `Application`.
         request: "/x", "POST /x", raw bytes, or an `httpx.Request` for fields and content.
-        ways: in which the client leaves.
+        ways: in which the client leaves; one alone will do.
         at, how: this point, this way only: to play one departure again.
         snapshot: gives (an async one: makes) a value that must be equal before the request and after the client has
             left, unless the handler came to its end all the same: rows, free slots of a pool, files of a folder, locks
@@ -90,36 +97,68 @@ async def leave_at_every_point(
 
     Raises:
         LeftAMess: a rule was broken. Its text says which, where, and how to play that again and mend it.
-        ValueError: the request is none, or has no route; a name in `allow` is no rule's; `at` was not reached;
+        ValueError: the request is none, or has no route; a name in `allow` is no rule's; `at` was not reached, or is
+            beyond the request; there is no way, or no budget; `snapshot` differs when nothing happens;
             `stay` is not positive.
+        TypeError: an argument is of another kind.
         RuntimeError: time is not virtual.
 
     Cancellation: ends the play under way; its handler unwinds.
     """
+    __tracebackhide__ = True  # pytest shows the text, and not our source
     _check_clock()
-    ways = (Way(how),) if how is not None else tuple(Way(way) for way in ways)
+    _check_kinds(app, at, snapshot, around, config)
     _check_stay(stay)
-    setting = Setting(app, wire_of(request), config or Config(), snapshot, around, stay)
+    if budget < 1:
+        raise ValueError(f"budget={budget} leaves nothing to play; it is how many plays at most, 1 or more")
+    wire = wire_of(request)
+    _check_within(at, wire)
     allowed = _allowed_names(allow)
-    options = {
-        "snapshot": snapshot,
-        "around": around,
-        "stay": stay,
-        "config": config,
-        "allow": allowed or None,
-    }
-    call = Call(request, {name: value for name, value in options.items() if value is not None})
+    setting = Setting(app, wire, config or Config(), snapshot, around, stay)
+    outcome = await _outcome(setting, _ways(ways if how is None else how), at, budget, allowed)
+    if outcome.breaches:
+        _clear_away()
+        options = {
+            "snapshot": snapshot,
+            "around": around,
+            "stay": stay,
+            "config": config,
+            "allow": allowed or None,
+        }
+        call = Call(wire, request, {name: value for name, value in options.items() if value is not None})
+        raise LeftAMess(outcome.breaches, outcome.tally.total or 1, call)
+    return outcome.tally
+
+
+class _Outcome(NamedTuple):
+    """What a trial has shown; it holds nothing of the plays."""
+
+    tally: Tally
+    breaches: list[Breach]  # in the order of the plan
+
+
+async def _outcome(
+    setting: Setting, ways: tuple[Way, ...], at: Point | None, budget: int, allowed: Collection[str]
+) -> _Outcome:
     trial = _Trial(setting, allowed)
     await trial.stay()
+    leaves: Sequence[Leave] = ()
     if not trial.breaches:
         leaves = trial.plan(ways, at)
         await (_play_all(leaves, trial) if len(leaves) <= budget else _sample(leaves, budget, trial))
-    if trial.breaches:
-        raise LeftAMess(trial.breaches, trial.plays, call)
-    if at is not None and len(trial.missed) == len(trial.results):
+    if at is not None and not trial.breaches and len(trial.missed) == len(trial.results):
         raise ValueError(f"the client never got to {at!r}: {trial.what_there_is}")
     kinds = Counter(type(leave.at).__name__ for leave in trial.results)
-    return Tally(dict(kinds), ways, len(leaves), len(trial.missed))
+    request = f"{setting.wire.method} {setting.wire.target}"
+    tally = Tally(request, trial.status, dict(kinds), ways, len(leaves), len(trial.missed))
+    return _Outcome(tally, trial.breaches)
+
+
+def _clear_away() -> None:
+    """Let go of what the plays have left, here and now: told it is, and a later test is not to be struck by it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 class _Trial:
@@ -172,7 +211,7 @@ class _Trial:
         return any(not breach.found.early for breach in self.results[leave])
 
     def _breaches_of(self, played: Played) -> list[Breach]:
-        return [Breach(rule, found, played) for rule, found in broken_rules(played, but=self._allowed)]
+        return [Breach.of(rule, found, played) for rule, found in broken_rules(played, but=self._allowed)]
 
     @property
     def breaches(self) -> list[Breach]:
@@ -181,8 +220,10 @@ class _Trial:
         return self._of_stays + sorted(of_leaves, key=lambda breach: breach.found.early)
 
     @property
-    def plays(self) -> int:
-        return len(self.results) or 1
+    def status(self) -> int | None:
+        """That of the answer when the client stayed."""
+        records = self._stayed.records if self._stayed is not None else ()
+        return next((record.status for record in records if isinstance(record, Completed)), None)
 
     @property
     def what_there_is(self) -> str:
@@ -212,6 +253,43 @@ def _check_clock() -> None:
 def _check_stay(stay: float | None) -> None:
     if stay is not None and not 0 < stay < float("inf"):
         raise ValueError(f"stay is {stay!r}; give the seconds for which the client stays, such as stay=10")
+
+
+def _check_kinds(app: object, at: object, snapshot: object, around: object, config: object) -> None:
+    """Refuse what is natural to mistake, before it is met in a play."""
+    if isinstance(app, type) or not (hasattr(app, "endpoint") and hasattr(app, "running")):
+        raise TypeError(f"{app!r} is no application; give the App itself: `from your_project import app`")
+    if at is not None and not isinstance(at, Point):
+        raise TypeError(f"at={at!r} is no point; give one, such as at=Checkpoint(1) or at=HeadBytes(3)")
+    if snapshot is not None and not callable(snapshot):
+        raise TypeError(f"snapshot={snapshot!r} is a value; give a function that looks anew: snapshot=lambda: ...")
+    if isinstance(around, AbstractContextManager | AbstractAsyncContextManager):
+        raise TypeError(
+            "around is a context manager, and would serve for one play only; give what makes one, and do not call it: "
+            "around=set_up, not around=set_up()"
+        )
+    if around is not None and not callable(around):
+        raise TypeError(f"around={around!r} is no function; give one that makes a context manager: around=set_up")
+    if config is not None and not isinstance(config, Config):
+        raise TypeError(f"config={config!r} is no Config; give one: config=Config(...)")
+
+
+def _check_within(at: Point | None, wire: Wire) -> None:
+    match at:
+        case HeadBytes(count) if count > len(wire.head):
+            raise ValueError(f"the client never gets to {at!r}: the request has {len(wire.head)} bytes in its head")
+        case BodyBytes(count) if count > len(wire.body):
+            raise ValueError(f"the client never gets to {at!r}: the request has {len(wire.body)} bytes in its body")
+
+
+def _ways(ways: Way | Sequence[Way]) -> tuple[Way, ...]:
+    every = (ways,) if isinstance(ways, str) else tuple(ways)
+    if not every:
+        raise ValueError("ways is empty, so there is nothing to play; leave it out, and the client leaves in every way")
+    for way in every:
+        if way not in set(Way):
+            raise ValueError(f"{way!r} is not a valid Way; the ways are {', '.join(map(repr, Way))}")
+    return tuple(map(Way, every))
 
 
 def _allowed_names(allow: Collection[str]) -> tuple[str, ...]:

@@ -2,6 +2,9 @@
 
 One breach is told in full: the earliest in the plan's order, with what else was found in the same play. The others are
 grouped by rule and place, a line for each group: one line of code is usually at the bottom of many plays.
+
+A failure outlives its test: pytest keeps it to the end of the session. So a breach is made of texts and places, and
+holds nothing of its play: no frame, pipe or child process that was left behind is kept for a later test to trip over.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import linecache
 import os
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,6 +24,7 @@ from trioserve.testing.places import Place
 from trioserve.testing.plan import Leave, request_points
 from trioserve.testing.play import Played
 from trioserve.testing.rules import HANDLER_RULES, SERVER_RULES, Found, Rule
+from trioserve.testing.wire import Wire
 
 WIDTH = 100
 """Characters of a line of prose."""
@@ -33,7 +38,23 @@ class Breach(NamedTuple):
 
     rule: Rule
     found: Found
-    played: Played
+    leave: Leave | None  # None: the client was to stay
+    cut: Place | None  # the await that the departure cancelled first
+    client: str  # where it left and how, in words; empty if it was to stay
+    phase: str  # in words
+    logged: tuple[str, ...]  # what the server logged as an error
+
+    @classmethod
+    def of(cls, rule: Rule, found: Found, played: Played) -> Breach:
+        """What is to be told of it, without the play."""
+        cuts, leave = played.watch.cuts, played.leave
+        client = f"left {_where(played)}: {_HOW[leave.how]}" if leave is not None else ""
+        return cls(rule, found, leave, cuts[0].place if cuts else None, client, _phase(played), tuple(played.logged))
+
+    @property
+    def told(self) -> tuple[str, str]:
+        """What makes it another one than others of its play."""
+        return self.rule.name, self.found.what
 
 
 class LeftAMess(AssertionError):
@@ -48,6 +69,7 @@ class LeftAMess(AssertionError):
 class Call:
     """The call of `leave_at_every_point`, as it is shown."""
 
+    wire: Wire
     request: object
     options: dict[str, object]
 
@@ -73,43 +95,52 @@ def _shown_option(value: object) -> str:
 
 def _text(breaches: list[Breach], plays: int, call: Call) -> str:
     first = breaches[0]
-    played = first.played
-    wire = played.wire
-    if played.leave is None:
-        title = f"{wire.method} {wire.target} breaks a rule even when its client stays."
+    same = Counter(breach.told for breach in breaches if breach.leave == first.leave)
+    request = f"{call.wire.method} {call.wire.target}"
+    if first.leave is None:
+        title = f"{request} breaks a rule even when its client stays."
     else:
-        title = f"{wire.method} {wire.target} is not safe to abandon."
-    lines = ["", title, "", *_in_full(first, call)]
-    same = [breach for breach in breaches[1:] if breach.played is played]
+        title = f"{request} is not safe to abandon."
+    lines = ["", title, "", *_in_full(first, same.pop(first.told), call)]
     if same:
         lines += ["", "In the same play:"]
-        for breach in same:
-            lines += [f"  {breach.rule.name}: {line}" for line in breach.found.what.splitlines()]
-    if played.logged and first.rule in {*SERVER_RULES, HANDLER_RULES[0]}:
+        for (rule, what), times in same.items():
+            lines += _bullet(rule, what, times)
+    if first.logged and first.rule in {*SERVER_RULES, HANDLER_RULES[0]}:
         lines += ["", "Logged in this play:"]
-        lines += [f"  {line}" for message in played.logged for line in message.splitlines()]
+        lines += [f"  {line}" for message in first.logged for line in message.splitlines()]
     lines += _groups(breaches, plays)
     return "\n".join(lines).replace(os.getcwd() + os.sep, "")  # noqa: PTH109 - a prefix of texts
 
 
-def _in_full(breach: Breach, call: Call) -> Iterator[str]:
-    rule, found, played = breach
+def _bullet(rule: str, what: str, times: int) -> Iterator[str]:
+    begin, *rest = what.splitlines()
+    yield f"  {rule}{_times(times)}: {begin}"
+    for line in rest:
+        yield f"      {line}"
+
+
+def _times(times: int) -> str:
+    return f" ({times} times)" if times > 1 else ""
+
+
+def _in_full(breach: Breach, times: int, call: Call) -> Iterator[str]:
+    rule, found, leave, cut, client, phase, _ = breach
     yield from _item("rule", f"{rule.name}: {rule.says}")
-    yield from _item("found", found.what)
+    yield from _item("found", found.what + _times(times))
     if found.place is not None:
         yield from _source(found.place)
-    cut = cut_of(played)
     if cut is not None and cut != found.place:
         yield from _item("cut at", f"{cut}: the await that was cancelled")
         yield from _source(cut)
-    if played.leave is not None:
-        yield from _item("client", f"left {_where(played)}: {_HOW[played.leave.how]}")
-        yield from _item("phase", _phase(played))
+    if leave is not None:
+        yield from _item("client", client)
+        yield from _item("phase", phase)
     if rule in SERVER_RULES:
         yield from _item("mend", "This is a rule about the server, not about your handler: please report it.")
     else:
         yield from _item("mend", found.mend or textwrap.fill(rule.mend, WIDTH))
-    yield from _item("replay", call.shown(played.leave))
+    yield from _item("replay", call.shown(leave))
     yield from _item("allow", f"if this is as it should be: allow=({rule.name!r},)")
 
 
@@ -123,12 +154,6 @@ def _source(place: Place) -> Iterator[str]:
     line = linecache.getline(place.file, place.line).strip()
     if line:
         yield f"{'':14}{line}"
-
-
-def cut_of(played: Played) -> Place | None:
-    """The await that the departure cancelled first."""
-    cuts = played.watch.cuts
-    return cuts[0].place if cuts else None
 
 
 def _where(played: Played) -> str:
@@ -183,19 +208,21 @@ def _groups(breaches: list[Breach], plays: int) -> Iterator[str]:
     groups: dict[tuple[str, Place | None], list[Breach]] = {}
     for breach in breaches:
         groups.setdefault(_group(breach), []).append(breach)
-    broken = len({id(breach.played) for breach in breaches})
+    broken = len({breach.leave for breach in breaches})
     yield ""
-    yield f"{broken} of {plays} plays broke a rule." + (" By rule and place:" if len(groups) > 1 or broken > 1 else "")
+    yield f"{broken} of {plays} {'play' if plays == 1 else 'plays'} broke a rule." + (
+        " By rule and place:" if len(groups) > 1 or broken > 1 else ""
+    )
     if broken == 1 and len(groups) == 1:
         return
     for number, ((name, place), group) in enumerate(groups.items()):
         if number == MOST_GROUPS:
             yield f"  and {len(groups) - number} groups more"
             return
-        leave = group[0].played.leave
+        leave = group[0].leave
         first = f"at={leave.at!r}, how={leave.how!r}" if leave is not None else "the client stays"
         where = f" {place}" if place is not None else ""
-        count = len({id(breach.played) for breach in group})
+        count = len({breach.leave for breach in group})
         if group[0].found.early:
             what = group[0].found.what.replace("\n", " ")
             yield f"  {name}: in {count} {'play' if count == 1 else 'plays'} {what}; {group[0].found.mend}"
@@ -204,4 +231,4 @@ def _groups(breaches: list[Breach], plays: int) -> Iterator[str]:
 
 
 def _group(breach: Breach) -> tuple[str, Place | None]:
-    return breach.rule.name, breach.found.place or cut_of(breach.played)
+    return breach.rule.name, breach.found.place or breach.cut

@@ -64,15 +64,26 @@ descriptor is waited for, the time is real."""
 
 
 def _fails(played: Played) -> Iterator[Found]:
+    raised = False
     for ending in played.watch.endings:
         error = without_cancellations(ending.error) if ending.error is not None else None
         if not (ending.endpoint and ending.before_departure) or error is None or consists_of(error, *_ANSWERS):
             continue
         if played.leave is None:
+            raised = True
             yield Found(f"the handler raised {_shown(error)}", _raised_at(error))
         else:
             what = f"the handler had failed before its client left, with {_shown(error)}"
             yield Found(what, _raised_at(error), _ANEW, early=True)
+    if played.leave is not None or raised or not played.in_time:
+        return
+    for record in played.records:
+        if isinstance(record, Completed) and record.status >= 400:
+            yield Found(
+                f"answered {record.status} although the client stayed: what the handler does for a request that works "
+                "is not proven",
+                mend=f"give a request that works; if this answer is meant, allow=({'fails'!r},)",
+            )
 
 
 _ANEW = "perhaps because earlier plays left something behind: around= sets each play up anew"
@@ -178,7 +189,7 @@ def _passes_by(played: Played) -> Iterator[Found]:
 HANDLER_RULES = (
     Rule(
         "fails",
-        "the handler answers when the client stays",
+        "the handler answers when the client stays, and not with 4xx or 5xx",
         "Mend the handler, or the request and what `around` sets up, so that the request is answered when nobody "
         "leaves. Meanwhile nothing is known of what it does when somebody does.",
         _fails,
