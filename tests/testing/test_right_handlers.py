@@ -452,13 +452,6 @@ def test_a_right_handler_passes_where_a_client_of_http_1_0_wants_to_stay(half_cl
     prove(app, b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", config=Config(half_close=half_close))
 
 
-@pytest.mark.parametrize("handler", [three_awaits, streams, streams_much], ids=name_of)
-def test_a_right_handler_passes_where_no_hangup_is_news(handler: object) -> None:
-    app = App()
-    app.get("/")(handler)
-    prove(app, config=Config(hangup_news=HangupNews.NONE))
-
-
 @pytest.mark.parametrize("size", [65_536, 200_000])
 @pytest.mark.parametrize("handler", [reads_nothing, reads_all], ids=name_of)
 def test_a_right_handler_passes_where_content_fills_the_window(handler: object, size: int) -> None:
