@@ -22,7 +22,6 @@ import inspect
 import logging
 import math
 import re
-import threading
 import time
 import traceback
 from collections import Counter
@@ -56,7 +55,7 @@ from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Response
 from trioserve.testing.peer import Peer
 from trioserve.testing.places import WRITTEN, whose
 from trioserve.testing.plan import Leave
-from trioserve.testing.residue import Residue, left
+from trioserve.testing.residue import Residue, left, may_be_starting
 from trioserve.testing.scheduling import fixed_order
 from trioserve.testing.served import Served, served
 from trioserve.testing.watching import Watch
@@ -509,7 +508,7 @@ async def _rests(before: Residue, news: _News, usual: list[str] | None, patience
     with trio.move_on_after(PATIENCE):
         await news.until(lambda: not tasks_run())
     until = time.monotonic() + patience
-    if threading.active_count() > 1:
+    if may_be_starting():
         _let_the_world_go_on()  # one that was started just now is not known by its work before its first step
     while is_at_work() and time.monotonic() < until:
         _let_the_world_go_on()

@@ -74,6 +74,11 @@ def _is_at_work(thread: threading.Thread) -> bool:
     return thread is not threading.current_thread() and not _IDLE.fullmatch(thread.name)
 
 
+def may_be_starting() -> bool:
+    """True if a thread that counts as idle may have been started just now, and not have come to its work."""
+    return any(_IDLE.fullmatch(thread.name) for thread in threading.enumerate())
+
+
 # What trio names a worker thread as long as it has no work; else it is named after that.
 _IDLE = re.compile(r"Trio thread \d+")
 
