@@ -21,7 +21,8 @@ from trioserve import FINISH, Completed, Deadlines, HalfClose
 from trioserve.core.records import Record
 from trioserve.testing import Way, Wire
 from trioserve.testing.handlers import Handler, HandlerBroke, Marks, Service
-from trioserve.testing.model import check_script, is_right
+from trioserve.testing.model import check_script
+from trioserve.testing.plain import is_right
 from trioserve.testing.scripts import Course, Leave, Pause, Script, Send, Stay, Visit, play_scripts
 from trioserve.testing.strategies import almost_valid_requests, connections, crowds, requests, services, splits
 

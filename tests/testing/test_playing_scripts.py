@@ -45,7 +45,8 @@ from trioserve.testing import (
     play_scripts,
     read_answers,
 )
-from trioserve.testing.model import content_of, handler_for, is_right
+from trioserve.testing.model import handler_for
+from trioserve.testing.plain import content_of, is_right
 from trioserve.testing.strategies import (
     MISTAKES,
     almost_valid_requests,

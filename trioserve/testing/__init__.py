@@ -7,22 +7,13 @@ needs nothing that trioserve does not.
 import importlib
 import typing
 
+from trioserve.testing.allowed import Allowed, allowed_after_leaving
 from trioserve.testing.answers import Asked, RawAnswer, WrongAnswer, read_answers, read_answers_before_leaving
 from trioserve.testing.clock import VirtualClock, run
 from trioserve.testing.facts import Cut, Ending, Wait
-from trioserve.testing.handlers import (
-    Handler,
-    Marks,
-    Service,
-)
+from trioserve.testing.handlers import Handler, Marks, Service
 from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Point, ResponseBytes, Way
-from trioserve.testing.model import (
-    Allowed,
-    ModelBroken,
-    allowed_after_leaving,
-    breaches,
-    check_script,
-)
+from trioserve.testing.model import ModelBroken, breaches, check_script
 from trioserve.testing.peer import Left, Peer
 from trioserve.testing.places import Place
 from trioserve.testing.points import Tally, leave_at_every_point
@@ -65,8 +56,8 @@ __all__ = [
     "HeadBytes",
     "Leave",
     "Left",
-    "Marks",
     "LeftAMess",
+    "Marks",
     "MemoryPeer",
     "MemoryServer",
     "MemoryTransport",

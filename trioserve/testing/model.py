@@ -4,227 +4,33 @@ It does not know how the server works. It knows what docs/departure.md and the s
 departure is, in which phase, and when EOF is none), what was sent when, and what handlers do as far as they are
 described. Where two things happen in the same moment, either may come first, so it answers with a set.
 
-* `allowed_after_leaving` knows nothing of the handler: it is for one exchange of one client, who leaves at a point.
-* `breaches` and `check_script` know a whole script, how it went, and what its handlers do (`Service`). They foresee for
-  each exchange when its head and its body were there, when its handler answers, and when its client's departure is
-  noticed; what comes first, decides. Where somebody has to wait for room, because so much is sent or so little is read,
-  they foresee less exactly.
+`breaches` and `check_script` know a whole script, how it went, and what its handlers do (`Service`). They foresee for
+each exchange when its head and its body were there, when its handler answers, and when its client's departure is
+noticed; what comes first, decides. Where somebody has to wait for room, because so much is sent or so little is read,
+they foresee less exactly.
 
-What the second does not know: queues and limits of any kind, handlers' deadlines, drains, and requests that are not
-plain (`is_right`); from such a request on it allows everything.
+What they do not know: queues and limits of any kind, handlers' deadlines, drains, and requests that are not plain
+(plain.py); from such a request on they allow everything.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from trioserve.core.application import Rules
 from trioserve.core.lifecycle import CANCEL, CLIENT_LEFT, Cause, HalfClose, Outcome, Phase
-from trioserve.core.limits import Deadlines
 from trioserve.core.records import Abandoned, Completed, Record
-from trioserve.core.status import TABLE, Cell
+from trioserve.core.status import TABLE
+from trioserve.testing.allowed import IN_RESPONSE
 from trioserve.testing.answers import GET, Asked, RawAnswer, WrongAnswer, read_answers_before_leaving
 from trioserve.testing.handlers import Handler, Marks, Service
-from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Point, ResponseBytes, Way
+from trioserve.testing.leaving import Way
+from trioserve.testing.plain import asks_to_close, content_of, expects_continue, is_right
 from trioserve.testing.scripts import Course, Read, Script
 from trioserve.testing.wire import Wire
-
-HANDLED = frozenset({Phase.BODY, Phase.HANDLER, Phase.RESPONSE_HEAD, Phase.RESPONSE_BODY})
-"""Phases in which a handler may be running."""
-
-IN_RESPONSE = frozenset({Phase.RESPONSE_HEAD, Phase.RESPONSE_BODY})
-
-
-class Allowed(NamedTuple):
-    """How one exchange may have ended."""
-
-    endings: frozenset[Cell]
-    """Those of an `Abandoned`: its phase and cause."""
-
-    may_complete: bool
-    """Its record may be a `Completed`."""
-
-    may_be_unrecorded: bool
-    """There may be no record of it: nothing of it had been read."""
-
-
-def allowed_after_leaving(
-    point: Point,
-    way: Way,
-    *,
-    wire: Wire,
-    rules: Rules,
-    half_close: HalfClose,
-    deadlines: Deadlines,
-    reads: bool,
-    undisturbed: Completed | Abandoned | None = None,
-) -> Allowed:
-    """How the first exchange of a connection may end if its client leaves at `point`, having sent nothing behind it.
-
-    Nothing is known of the handler, so a set is as large as some handler can make it: a client that leaves at a
-    checkpoint may have its whole answer, if nothing is left to be waited for. Where a handler may run on (`Checkpoint`
-    and `ResponseBytes`), all of the request was sent, or would be as soon as the server reads.
-
-    Args:
-        rules: those of the endpoint; half_close: as configured, where the rules do not say.
-        reads: the client takes the response as it comes. Else a send may block.
-        undisturbed: the record of the same request where the client stays. Needed for those that are not answered by
-            their handler, or not well: without it a request whose head is refused, or whose handler breaks off its own
-            response, is taken for a breach.
-    """
-    case = _Case(wire, way, rules, rules.half_close or half_close, deadlines, reads, undisturbed)
-    if case.head_is_refused:
-        # Whenever the head was refused, the answer got out, or could not.
-        endings = {*case.in_head(), *itertools.product({Phase.HEAD, *IN_RESPONSE}, case.departures())}
-        return Allowed(frozenset(endings), may_complete=True, may_be_unrecorded=True)
-    match point:
-        case HeadBytes(count) if not wire.head[:count].strip(b"\r\n"):
-            # Empty lines begin nothing (RFC 9112 §2.2).
-            return Allowed(frozenset(), may_complete=False, may_be_unrecorded=True)
-        case HeadBytes(count) if count < len(wire.head):
-            # A client that is silent is told that it was too slow, and in vain.
-            told_408 = way is Way.VANISH and deadlines.head <= deadlines.vanish
-            return Allowed(frozenset(case.in_head()), told_408, may_be_unrecorded=way is Way.RESET)
-        case HeadBytes() | BodyBytes():
-            sent = point.count if isinstance(point, BodyBytes) else 0
-            whole = sent >= len(wire.body)
-            endings = set(case.ends(_phases(case, whole=whole), whole=whole))
-            # A reset overtakes what was sent: of the head nothing may have been read, or not all.
-            overtaken = way is Way.RESET
-            endings |= {(Phase.HEAD, Cause.RESET)} if overtaken else set()
-            return Allowed(frozenset(endings), may_complete=True, may_be_unrecorded=overtaken)
-        case Checkpoint() | ResponseBytes():
-            phases = set(HANDLED if wire.body else HANDLED - {Phase.BODY})
-            if isinstance(point, ResponseBytes) and not case.awaits_continue:
-                phases &= IN_RESPONSE
-            if case.is_refused:
-                phases.add(Phase.QUEUED)  # whoever answers it is no handler
-            endings = set(case.ends(phases, whole=False))
-            if isinstance(point, ResponseBytes):
-                # What was received may be what the server said when it gave up, in whatever phase that was.
-                endings |= {end for phase in HANDLED for end in case.given_up(phase)}
-            return Allowed(frozenset(endings), may_complete=True, may_be_unrecorded=False)
-    raise TypeError(f"{point!r} is no point; give HeadBytes, BodyBytes, Checkpoint or ResponseBytes")
-
-
-def _phases(case: _Case, *, whole: bool) -> set[Phase]:
-    """The phases in which a client may leave that has sent a head, and all of its body or not."""
-    if not whole:
-        return {Phase.BODY, *IN_RESPONSE}
-    # A body that nobody has read is not complete, though it is there.
-    body = {Phase.BODY} if case.wire.body else set()
-    return {Phase.QUEUED, Phase.HANDLER, *IN_RESPONSE, *body}
-
-
-class _Case(NamedTuple):
-    """One client that leaves in one way."""
-
-    wire: Wire
-    way: Way
-    rules: Rules
-    half_close: HalfClose
-    deadlines: Deadlines
-    reads: bool
-    undisturbed: Completed | Abandoned | None
-
-    @property
-    def head_is_refused(self) -> bool:
-        return self.undisturbed is not None and self.undisturbed.headers is None
-
-    @property
-    def is_refused(self) -> bool:
-        """True if the answer may come from another than the handler."""
-        return self.undisturbed is not None and self.undisturbed.status >= 400
-
-    @property
-    def awaits_continue(self) -> bool:
-        return _EXPECTS.search(self.wire.head) is not None
-
-    @property
-    def can_be_probed(self) -> bool:
-        """HTTP/1.0 knows no interim responses (RFC 9110 §15.2)."""
-        return self.half_close is HalfClose.PROBE and b" HTTP/1.1\r\n" in self.wire.head
-
-    def in_head(self) -> Iterator[Cell]:
-        """How it ends where the head is not whole: no policy is asked, since nobody waits for an answer."""
-        match self.way:
-            case Way.FIN | Way.HALF_CLOSE:
-                yield Phase.HEAD, Cause.FIN
-            case Way.RESET:
-                yield Phase.HEAD, Cause.RESET
-            case Way.VANISH:
-                if self.deadlines.vanish <= self.deadlines.head:
-                    yield Phase.HEAD, Cause.VANISHED
-                if self.deadlines.head <= self.deadlines.vanish:
-                    yield Phase.HEAD, Cause.READ_TIMEOUT
-
-    def departures(self) -> Iterable[Cause]:
-        """As what a departure may be noticed, whatever the policy."""
-        match self.way:
-            case Way.FIN:
-                return {Cause.FIN, Cause.RESET}
-            case Way.RESET:
-                return {Cause.RESET}
-            case Way.HALF_CLOSE:
-                return {Cause.FIN}
-            case Way.VANISH:
-                return {Cause.VANISHED, Cause.READ_TIMEOUT}
-
-    def ends(self, phases: set[Phase], *, whole: bool) -> Iterator[Cell]:
-        """How it ends where the head is whole and the exchange may be in these phases; `whole`: all of the body was
-        sent before.
-        """
-        for phase in phases:
-            yield from self._left(phase, whole=whole)
-            yield from self.given_up(phase)
-            if phase in IN_RESPONSE and not self.reads:
-                yield phase, Cause.WRITE_TIMEOUT
-
-    def _left(self, phase: Phase, *, whole: bool) -> Iterator[Cell]:
-        """The client's departure."""
-        match self.way:
-            case Way.RESET:
-                yield phase, Cause.RESET
-            case Way.VANISH:
-                yield phase, Cause.VANISHED
-                if phase in IN_RESPONSE:
-                    yield phase, Cause.WRITE_TIMEOUT
-                # A handler that reads loses its patience.
-                if self._body_may_be_missed(phase, whole=whole) and self.deadlines.body_stall <= self.deadlines.vanish:
-                    yield phase, Cause.READ_TIMEOUT
-            case Way.FIN | Way.HALF_CLOSE:
-                # Whatever the policy, it is a departure where something is missing that will never come.
-                if self.half_close is HalfClose.ABORT or self._body_may_be_missed(phase, whole=whole):
-                    yield phase, Cause.FIN
-                if self.way is Way.FIN and self._provokes_reset(phase):
-                    yield phase, Cause.RESET
-
-    def _body_may_be_missed(self, phase: Phase, *, whole: bool) -> bool:
-        """True if a handler may wait for the rest of the body."""
-        return bool(self.wire.body) and not whole and phase in {Phase.BODY, *IN_RESPONSE}
-
-    def _provokes_reset(self, phase: Phase) -> bool:
-        """True if a client that has closed may answer something with a RST, or has left something unread."""
-        return phase in IN_RESPONSE or self.awaits_continue or self.can_be_probed
-
-    def given_up(self, phase: Phase) -> Iterator[Cell]:
-        """The server's own ends, where the departure does not come first."""
-        deadline = self.deadlines.handler if self.rules.deadline is None else self.rules.deadline
-        if deadline < math.inf and phase is not Phase.QUEUED:
-            yield phase, Cause.DEADLINE
-        if self.undisturbed is not None and isinstance(self.undisturbed, Abandoned) and phase in HANDLED:
-            yield phase, self.undisturbed.cause
-        fin_alone = self.way in {Way.FIN, Way.HALF_CLOSE} and self.half_close is not HalfClose.ABORT
-        if fin_alone and phase in IN_RESPONSE:
-            yield phase, Cause.DRAIN  # a play that ends before its handler does
-
-
-# Of a script that is known, and handlers that are described
 
 EPSILON = 1e-6
 """Seconds within which two moments are the same."""
@@ -359,12 +165,12 @@ class _Exchange:
 
     def _is_last(self) -> bool:
         """True if the answer ends the connection (RFC 9112 §9.3). One of HTTP/1.0 is not kept, whatever it says."""
-        return b" HTTP/1.0\r\n" in self.wire.head or _CLOSE.search(self.wire.head) is not None
+        return b" HTTP/1.0\r\n" in self.wire.head or asks_to_close(self.wire)
 
     @property
     def may_be_last(self) -> bool:
         """True if its client has asked whether to send a body that nobody wanted: it may send it, or not."""
-        return _EXPECTS.search(self.wire.head) is not None and not self.handler.reads
+        return expects_continue(self.wire) and not self.handler.reads
 
     def _body_is_too_slow(self) -> float:
         """When the handler's patience with its body ends, if it does.
@@ -703,7 +509,7 @@ def _judge_answers(script: Script, course: Course, records: Sequence[Record], se
         record = records[number - 1]
         for each in _answer_differs(answer, wire, record, handler_for(service, wire), course):
             yield f"answer {number}: {each}"
-        if answer.interim and not (service.half_close is HalfClose.PROBE or _EXPECTS.search(wire.head)):
+        if answer.interim and not (service.half_close is HalfClose.PROBE or expects_continue(wire)):
             yield f"answer {number}: the interim responses {answer.interim} came, and nobody was to be asked"
     whole = sum(not answer.cut for answer in answers)
     due = sum(
@@ -768,67 +574,6 @@ def _end_differs(
         and (handler_for(service, wire).reads or not wire.body)
     ):
         yield f"the last answer keeps the connection, and it has ended at {course.ended[0]}"
-
-
-# Requests as the model understands them
-
-_FIELD = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[ \t]*(?:[!-~]+(?:[ \t]+[!-~]+)*)?[ \t]*\r\n"
-_HEAD = re.compile(
-    rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH) /[!$-;=?-Z_a-z~]* HTTP/1\.[01]\r\n(?:" + _FIELD + rb")*\r\n"
-)
-_HOST = re.compile(rb"\r\nhost:[ \t]*[a-z0-9.-]+(?::[0-9]+)?[ \t]*(?=\r\n)", re.IGNORECASE)
-_ANY_HOST = re.compile(rb"\r\nhost:", re.IGNORECASE)
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,15})[ \t]*(?=\r\n)", re.IGNORECASE)
-_ANY_LENGTH = re.compile(rb"\r\n(?:content-length|transfer-encoding|upgrade|trailer):", re.IGNORECASE)
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*(?=\r\n)", re.IGNORECASE)
-_EXPECTS = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*(?=\r\n)", re.IGNORECASE)
-_ANY_EXPECTS = re.compile(rb"\r\nexpect:", re.IGNORECASE)
-_CLOSE = re.compile(rb"\r\nconnection:[ \t]*close[ \t]*(?=\r\n)", re.IGNORECASE)
-_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
-
-
-def is_right(wire: Wire) -> bool:
-    """True if this is a plain request that every server has to serve. What is not plain may be right all the same."""
-    hosts = len(_ANY_HOST.findall(wire.head))
-    if len(wire.head) > 4000:
-        return False  # there are limits
-    if not _HEAD.fullmatch(wire.head) or hosts > 1 or hosts != len(_HOST.findall(wire.head)):
-        return False
-    if not hosts and b" HTTP/1.1\r\n" in wire.head:
-        return False
-    if len(_ANY_EXPECTS.findall(wire.head)) != len(_EXPECTS.findall(wire.head)):
-        return False
-    return _framed(wire) is not None
-
-
-def content_of(wire: Wire) -> bytes:
-    """The content of a request, without chunk framing; of one that is not right, what follows its head."""
-    content = _framed(wire)
-    return wire.body if content is None else content
-
-
-def _framed(wire: Wire) -> bytes | None:
-    """The content of a request whose framing is right; None if it is not."""
-    framings = len(_ANY_LENGTH.findall(wire.head))
-    if _CHUNKED.search(wire.head) and framings == 1 and b" HTTP/1.1\r\n" in wire.head:
-        return _dechunked(wire.body)
-    length = _LENGTH.search(wire.head)
-    if framings != (length is not None) or len(wire.body) != (int(length[1]) if length else 0):
-        return None
-    return wire.body
-
-
-def _dechunked(body: bytes) -> bytes | None:
-    content, at = b"", 0
-    while match := _CHUNK.match(body, at):
-        size, begin = int(match[1], 16), match.end()
-        at = begin + size + 2
-        if body[begin + size : at] != b"\r\n":
-            return None
-        if not size:
-            return content if at == len(body) else None
-        content += body[begin : begin + size]
-    return None
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST"})

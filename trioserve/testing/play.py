@@ -54,6 +54,7 @@ from trioserve.testing.facts import Wait
 from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, ResponseBytes, Way
 from trioserve.testing.peer import Peer
 from trioserve.testing.places import WRITTEN, whose
+from trioserve.testing.plain import expects_continue
 from trioserve.testing.plan import Leave
 from trioserve.testing.residue import Residue, left, may_be_starting
 from trioserve.testing.scheduling import fixed_order
@@ -302,7 +303,7 @@ class _Client:
 
     async def _may_send_content(self) -> bool:
         """A client that expects 100 Continue waits for it (RFC 9110 section 10.1.1)."""
-        if b"\r\nexpect: 100-continue\r\n" not in self._wire.head.lower():
+        if not expects_continue(self._wire):
             return True
         await self._status_known.wait()
         return self._peer.received.startswith((b"HTTP/1.1 1", b"HTTP/1.1 2"))

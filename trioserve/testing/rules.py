@@ -23,10 +23,10 @@ from trioserve.core.records import Abandoned, Completed, Record
 from trioserve.core.status import DEFAULT
 from trioserve.failures import consists_of, sole, without_cancellations
 from trioserve.server.config import HangupNews
+from trioserve.testing.allowed import Allowed, allowed_after_leaving
 from trioserve.testing.answers import Asked, WrongAnswer, read_answers_before_leaving
 from trioserve.testing.facts import Wait
 from trioserve.testing.leaving import Way
-from trioserve.testing.model import Allowed, allowed_after_leaving
 from trioserve.testing.places import Place, Whose, whose
 from trioserve.testing.play import MOST_WAITS, PATIENCE, Played, unusual, usual_behind
 from trioserve.testing.transport import WINDOW

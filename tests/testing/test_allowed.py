@@ -1,4 +1,4 @@
-"""The model: what is allowed for a client that leaves, as a table written from the design; and what is not."""
+"""What is allowed for a client that leaves, as a table written from the design; and what is not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trioserve import CANCEL, FINISH, Cause, Deadlines, Grace, HalfClose, Phase
 from trioserve.core.application import Rules
 from trioserve.core.status import TABLE
 from trioserve.testing import BodyBytes, Checkpoint, HeadBytes, ResponseBytes, Way, wire_of
-from trioserve.testing.model import Allowed, allowed_after_leaving
+from trioserve.testing.allowed import Allowed, allowed_after_leaving
 
 ABORT, FINISHING, PROBE = HalfClose.ABORT, HalfClose.FINISH, HalfClose.PROBE
 
