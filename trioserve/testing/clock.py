@@ -34,7 +34,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from types import CodeType
 from typing import ParamSpec, TypeVar
@@ -43,6 +43,7 @@ import trio
 import trio.testing
 
 from trioserve.connection.hangup import HangupWatch
+from trioserve.testing.residue import all_tasks
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -140,7 +141,7 @@ def _where_tasks_wait() -> _Where:
     # are hidden, as behind an `__await__` that is written by hand, too much counts as outside, which is only slow.
     threads, descriptors = trio.testing.active_thread_count(), _descriptors_waited_for()
     where = _Where.TIME
-    for task in _all_tasks():
+    for task in all_tasks():
         calls = [frame.f_code for frame, _ in task.iter_await_frames()]
         if task.name == _RUN_SYNC_SOON or HangupWatch.run.__code__ in calls:
             descriptors -= 1
@@ -154,16 +155,6 @@ def _descriptors_waited_for() -> int:
     statistics = trio.lowlevel.current_statistics().io_statistics
     # What is told apart, as reading and writing, is another thing on each system.
     return sum(getattr(statistics, name) for name in dir(statistics) if name.startswith("tasks_waiting"))
-
-
-def _all_tasks() -> Iterator[trio.lowlevel.Task]:
-    root = trio.lowlevel.current_root_task()
-    rest = [root] if root is not None else []
-    while rest:
-        task = rest.pop()
-        yield task
-        for nursery in task.child_nurseries:
-            rest.extend(nursery.child_tasks)
 
 
 def _threads_served(calls: list[CodeType]) -> int:

@@ -10,12 +10,11 @@ then the request's content and head. What is found first is told first.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Point, ResponseBytes, Way
-from trioserve.testing.wire import Wire
+from trioserve.testing.wire import CHUNK_SIZE, Wire, is_chunked
 
 
 class Leave(NamedTuple):
@@ -93,15 +92,13 @@ def _in_head(head: bytes) -> Iterator[tuple[int, str]]:
 
 
 _NAMES = ("method", "target", "version")
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r\n]*chunked[ \t]*\r\n", re.IGNORECASE)
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]+)[^\r\n]*\r\n")
 
 
 def _in_body(wire: Wire) -> Iterator[tuple[int, str]]:
     size = len(wire.body)
     if not size:
         return
-    if _CHUNKED.search(wire.head):
+    if is_chunked(wire.head):
         yield from _in_chunks(wire.body)
     else:
         yield 1, "behind the content's first byte"
@@ -112,7 +109,7 @@ def _in_body(wire: Wire) -> Iterator[tuple[int, str]]:
 
 def _in_chunks(body: bytes) -> Iterator[tuple[int, str]]:
     begin = 0
-    while match := _CHUNK_SIZE.match(body, begin):
+    while match := CHUNK_SIZE.match(body, begin):
         size, data = int(match[1], 16), match.end()
         if not size:
             yield begin + 1, "inside the last chunk"

@@ -38,7 +38,7 @@ class Residue:
     def now(cls) -> Residue:
         """What there is now. May be called in a trio run or outside of one; the calling thread does not count."""
         return cls(
-            tasks={task: task.name for task in _tasks()},
+            tasks={task: task.name for task in all_tasks()},
             threads={thread: thread.name for thread in threading.enumerate() if _is_at_work(thread)},
             descriptors={(number, kind): f"{kind} (descriptor {number})" for number, kind in _descriptors()},
             children={child: f"{child} ({_command(child)})" for child in _children()},
@@ -60,14 +60,19 @@ def _new(text: str, before: Iterable[object], after: Mapping[Any, str]) -> Itera
     return (text.format(name) for key, name in after.items() if key not in known)
 
 
-def _tasks() -> Iterator[trio.lowlevel.Task]:
-    """All tasks of this run, parents before their children."""
+def all_tasks() -> Iterator[trio.lowlevel.Task]:
+    """All tasks of this run, trio's own too, parents before their children; none where trio does not run."""
     root = trio.lowlevel.current_root_task() if trio.lowlevel.in_trio_run() else None
-    tasks = [root] if root is not None else []
-    while tasks:
-        task = tasks.pop()
+    return tasks_from([root] if root is not None else [])
+
+
+def tasks_from(tasks: Iterable[trio.lowlevel.Task]) -> Iterator[trio.lowlevel.Task]:
+    """These tasks and all below them, parents before their children."""
+    rest = list(tasks)
+    while rest:
+        task = rest.pop()
         yield task
-        tasks += (child for nursery in task.child_nurseries for child in nursery.child_tasks)
+        rest += (child for nursery in task.child_nurseries for child in nursery.child_tasks)
 
 
 def _is_at_work(thread: threading.Thread) -> bool:

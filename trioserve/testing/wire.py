@@ -24,7 +24,9 @@ _HEAD_END = b"\r\n\r\n"
 _TARGET = re.compile(r"(?:([!#$%&'*+\-.^_`|~0-9A-Za-z]+) )?((?:/|\*$|[A-Za-z][A-Za-z0-9+.\-]*://)[!-~]*)")
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*\r\n", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r\n]*\bchunked[ \t]*\r\n", re.IGNORECASE)
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]+)[^\r\n]*\r\n")
+CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]+)[^\r\n]*\r\n")
+"""A chunk's size, with its extensions and line end (RFC 9112 §7.1)."""
+
 _WITH_CONTENT = {"POST", "PUT", "PATCH"}
 
 
@@ -120,7 +122,7 @@ def _body_size(head: bytes, body: bytes) -> int:
     Raises:
         ValueError: they are not all there.
     """
-    if _CHUNKED.search(head):
+    if is_chunked(head):
         return _chunked_size(body)
     length = _LENGTH.search(head)
     size = int(length[1]) if length else 0
@@ -129,10 +131,15 @@ def _body_size(head: bytes, body: bytes) -> int:
     return size
 
 
+def is_chunked(head: bytes) -> bool:
+    """True if a request with this head has its content in chunks."""
+    return _CHUNKED.search(head) is not None
+
+
 def _chunked_size(body: bytes) -> int:
     """How many bytes chunked content has. What is no chunk framing is taken for its end: a server refuses it there."""
     at = 0
-    while match := _CHUNK_SIZE.match(body, at):
+    while match := CHUNK_SIZE.match(body, at):
         size = int(match[1], 16)
         if not size:
             # The trailer section: fields, and an empty line.
