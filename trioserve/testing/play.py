@@ -43,7 +43,7 @@ import trio.testing
 
 from trioserve.connection.exchange import ServedExchange
 from trioserve.connection.spool import RECEIVE_SIZE
-from trioserve.core.application import Application, Background, Endpoint, Exchange, Hook, Rules
+from trioserve.core.application import Application, Endpoint, Exchange, Hook, Rules
 from trioserve.core.errors import ERROR_LOGGER
 from trioserve.core.lifecycle import HalfClose
 from trioserve.core.messages import RequestHead
@@ -56,11 +56,12 @@ from trioserve.testing.peer import Peer
 from trioserve.testing.places import WRITTEN, whose
 from trioserve.testing.plain import expects_continue
 from trioserve.testing.plan import Leave
-from trioserve.testing.residue import Residue, left, may_be_starting
+from trioserve.testing.residue import Residue, left, may_be_starting, tasks_from
 from trioserve.testing.scheduling import fixed_order
 from trioserve.testing.served import Served, served
 from trioserve.testing.watching import Watch
 from trioserve.testing.wire import Wire
+from trioserve.testing.wrapping import WrappedApplication, WrappedEndpoint
 
 Snapshot = Callable[[], Any]
 """Gives a value that can be compared; an async one is awaited."""
@@ -375,11 +376,11 @@ class _Client:
             self._peer.half_close()
 
 
-class _Noted:
+class _Noted(WrappedApplication):
     """An application, and what is to be known of its endpoints and hooks."""
 
     def __init__(self, app: Application) -> None:
-        self._app = app
+        super().__init__(app)
         # The rules of the route that was found; until then the app's.
         self.found = app.rules
         self.called = False
@@ -387,22 +388,15 @@ class _Noted:
         self._endpoints_running = 0
 
     @property
-    def rules(self) -> Rules:
-        return self._app.rules
-
-    @property
     def hooks(self) -> Sequence[Hook]:
-        return (*self._app.hooks, self._told)
-
-    def running(self, background: Background) -> AbstractAsyncContextManager[None]:
-        return self._app.running(background)
+        return (*super().hooks, self._told)
 
     def endpoint(self, head: RequestHead) -> Endpoint:
-        endpoint = self._app.endpoint(head)
+        endpoint = super().endpoint(head)
         self.found = endpoint.rules
-        return _NotedEndpoint(self, endpoint)
+        return WrappedEndpoint(endpoint, self._call)
 
-    async def call(self, endpoint: Endpoint, exchange: Exchange) -> None:
+    async def _call(self, endpoint: Endpoint, exchange: Exchange) -> None:
         self.called = self.called or endpoint.name is not None
         self._endpoints_running += 1
         try:
@@ -412,17 +406,6 @@ class _Noted:
 
     async def _told(self, _: Abandoned) -> None:
         self.told_early = self.told_early or self._endpoints_running > 0
-
-
-class _NotedEndpoint:
-    def __init__(self, noted: _Noted, endpoint: Endpoint) -> None:
-        self._noted = noted
-        self._endpoint = endpoint
-        self.name = endpoint.name
-        self.rules = endpoint.rules
-
-    async def __call__(self, exchange: Exchange) -> None:
-        await self._noted.call(self._endpoint, exchange)
 
 
 @contextmanager
@@ -584,9 +567,7 @@ async def _end_by_force(theatre: Served) -> None:
 
 def _break_shields(nursery: trio.Nursery) -> None:
     """Let a cancellation through to all tasks of a nursery, whatever they have shielded."""
-    tasks = list(nursery.child_tasks)
-    for task in tasks:
-        tasks.extend(child for own in task.child_nurseries for child in own.child_tasks)
+    for task in tasks_from(nursery.child_tasks):
         for scope in _scopes_of(task):
             scope.shield = False
 

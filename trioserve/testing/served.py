@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
-from trioserve.core.application import Application, Background, Endpoint, Hook, Rules
-from trioserve.core.messages import RequestHead
+from trioserve.core.application import Application, Hook
 from trioserve.server.config import Config
 from trioserve.testing.peer import Peer
 from trioserve.testing.records import Records
 from trioserve.testing.server import MemoryServer, memory_server
 from trioserve.testing.watching import Watch
+from trioserve.testing.wrapping import WrappedApplication
 
 
 class Served:
@@ -59,23 +59,13 @@ async def served(app: Application, config: Config | None = None) -> AsyncIterato
         it.close()
 
 
-class _Told:
+class _Told(WrappedApplication):
     """An application, and one hook more."""
 
     def __init__(self, app: Application, hook: Hook) -> None:
-        self._app = app
+        super().__init__(app)
         self._hook = hook
-
-    def running(self, background: Background) -> AbstractAsyncContextManager[None]:
-        return self._app.running(background)
-
-    @property
-    def rules(self) -> Rules:
-        return self._app.rules
 
     @property
     def hooks(self) -> Sequence[Hook]:
-        return (*self._app.hooks, self._hook)
-
-    def endpoint(self, head: RequestHead) -> Endpoint:
-        return self._app.endpoint(head)
+        return (*super().hooks, self._hook)

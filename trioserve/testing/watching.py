@@ -50,12 +50,13 @@ import trio
 
 from trioserve.app.streaming import pour
 from trioserve.connection.exchange import ServedExchange
-from trioserve.core.application import Application, Background, Endpoint, Exchange, Hook, Rules
+from trioserve.core.application import Application, Background, Endpoint, Exchange
 from trioserve.core.messages import RequestHead
 from trioserve.testing.cleanups import cleanup_of, closes_all_the_same
 from trioserve.testing.driving import Driven, followed
 from trioserve.testing.facts import Cut, Ending, Wait, leaves
 from trioserve.testing.places import WRITTEN, Place, Whose, await_chain, await_stack, place_in_thread, place_of, whose
+from trioserve.testing.wrapping import WrappedApplication, WrappedEndpoint
 
 MOST_CUTS = 100
 """How often a task may be cut after the first time, before the watch ends it: no clean-up has so many awaits."""
@@ -413,45 +414,25 @@ _ANSWERING = {
 }
 
 
-class _WatchedApplication:
+class _WatchedApplication(WrappedApplication):
     """An application whose endpoints are watched."""
 
     def __init__(self, watch: Watch, app: Application) -> None:
+        super().__init__(app)
         self._watch = watch
-        self._app = app
-
-    @property
-    def rules(self) -> Rules:
-        return self._app.rules
-
-    @property
-    def hooks(self) -> Sequence[Hook]:
-        return self._app.hooks
 
     @asynccontextmanager
     async def running(self, background: Background) -> AsyncIterator[None]:
         spawning = _Spawning(self._watch)
         trio.lowlevel.add_instrument(spawning)
         try:
-            async with self._app.running(background):
+            async with super().running(background):
                 yield
         finally:
             trio.lowlevel.remove_instrument(spawning)
 
     def endpoint(self, head: RequestHead) -> Endpoint:
-        return _WatchedEndpoint(self._watch, self._app.endpoint(head))
-
-
-class _WatchedEndpoint:
-    def __init__(self, watch: Watch, endpoint: Endpoint) -> None:
-        self._watch = watch
-        self._endpoint = endpoint
-        self.name = endpoint.name
-        self.rules = endpoint.rules
-
-    async def __call__(self, exchange: Exchange) -> None:
-        __tracebackhide__ = True
-        await self._watch.endpoint(self._endpoint, exchange)
+        return WrappedEndpoint(super().endpoint(head), self._watch.endpoint)
 
 
 class _Spawning(trio.abc.Instrument):
