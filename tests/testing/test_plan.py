@@ -3,7 +3,7 @@
 import pytest
 
 from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, ResponseBytes, Way
-from trioserve.testing.plan import Leave, plan, request_points, response_points
+from trioserve.testing.plan import PlannedLeave, plan, request_points, response_points
 from trioserve.testing.wire import Wire, wire_of
 
 GET = wire_of(b"GET /orders HTTP/1.1\r\nHost: example\r\nAccept: */*\r\n\r\n")
@@ -116,13 +116,13 @@ def test_a_client_can_leave_inside_and_behind_each_part_of_a_response(parts: lis
 
 def test_a_plan_begins_where_a_mess_is_best_understood() -> None:
     leaves = plan(POST, checkpoints=2, response_parts=[10], ways=[Way.FIN, Way.RESET])
-    assert leaves[:4] == [Leave(Checkpoint(number), way) for number in (1, 2) for way in (Way.FIN, Way.RESET)]
+    assert leaves[:4] == [PlannedLeave(Checkpoint(number), way) for number in (1, 2) for way in (Way.FIN, Way.RESET)]
     assert [type(leave.at) for leave in leaves[4:10]] == [ResponseBytes] * 6
     assert leaves[10].at == BodyBytes(1)
-    assert leaves[-1] == Leave(HeadBytes(len(POST.head)), Way.RESET)
+    assert leaves[-1] == PlannedLeave(HeadBytes(len(POST.head)), Way.RESET)
 
 
 def test_a_plan_can_have_one_point_only() -> None:
     assert plan(GET, checkpoints=9, response_parts=[9], ways=[Way.VANISH], at=Checkpoint(3)) == [
-        Leave(Checkpoint(3), Way.VANISH)
+        PlannedLeave(Checkpoint(3), Way.VANISH)
     ]

@@ -13,7 +13,7 @@ from trioserve import FINISH, Abandoned, App, Completed, Config, HTTPError, Requ
 from trioserve.core.application import Application, Background, Endpoint, Exchange, Hook, Rules
 from trioserve.core.messages import RequestHead
 from trioserve.testing import Checkpoint, Way, run, wire_of
-from trioserve.testing.plan import Leave
+from trioserve.testing.plan import PlannedLeave
 from trioserve.testing.play import Played, Setting, play
 from trioserve.testing.rules import broken_rules
 
@@ -21,7 +21,7 @@ POST = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nabcd"
 EXPECTS = POST.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
 
 
-def played(app: Application, request: str | bytes = "/", leave: Leave | None = None) -> Played:
+def played(app: Application, request: str | bytes = "/", leave: PlannedLeave | None = None) -> Played:
     """A play in which the client leaves so, behind one in which it has stayed."""
 
     async def main() -> Played:
@@ -47,7 +47,7 @@ def test_the_watch_is_told_when_the_client_leaves() -> None:
         for _ in range(12):
             await trio.sleep(1)
 
-    left = played(app, leave=Leave(Checkpoint(2), Way.RESET))
+    left = played(app, leave=PlannedLeave(Checkpoint(2), Way.RESET))
 
     assert [wait.number for wait in left.watch.passed] == [*range(3, 13)]
     assert not broken(left)
@@ -95,7 +95,7 @@ def test_a_hook_that_is_called_while_the_handler_runs_is_noted() -> None:
     async def rests() -> None:
         await trio.sleep(1)
 
-    leave = Leave(Checkpoint(1), Way.FIN)
+    leave = PlannedLeave(Checkpoint(1), Way.FIN)
     assert not played(app, leave=leave).told_early
     hasty = played(_Hasty(app), leave=leave)
     assert hasty.told_early
@@ -161,7 +161,7 @@ def test_a_client_that_leaves_is_told_to_the_hooks_once() -> None:
     async def rests() -> None:
         await trio.sleep(1)
 
-    left = played(app, leave=Leave(Checkpoint(1), Way.FIN))
+    left = played(app, leave=PlannedLeave(Checkpoint(1), Way.FIN))
 
     assert left.left
     assert [type(each) for each in left.told] == [Abandoned]

@@ -18,7 +18,7 @@ import trio
 from trioserve import App, Cause, Config, Outcome, Phase, Response, Send
 from trioserve.core.errors import ERROR_LOGGER
 from trioserve.testing import Checkpoint, LeftAMess, ResponseBytes, Way, leave_at_every_point, run, wire_of
-from trioserve.testing.plan import Leave
+from trioserve.testing.plan import PlannedLeave
 from trioserve.testing.play import Played, Setting, play
 from trioserve.testing.rules import RULES, Found, broken_rules
 
@@ -509,15 +509,15 @@ async def _right() -> Response:
 
 
 @pytest.fixture(scope="module")
-def plays() -> dict[Leave | None, Played]:
+def plays() -> dict[PlannedLeave | None, Played]:
     """One request to a right handler, whose client stays, and leaves."""
     app = App()
     app.get("/")(_right)
     setting = Setting(app, wire_of("/"), Config())
 
-    async def main() -> dict[Leave | None, Played]:
+    async def main() -> dict[PlannedLeave | None, Played]:
         stayed = await play(setting)
-        found: dict[Leave | None, Played] = {None: stayed}
+        found: dict[PlannedLeave | None, Played] = {None: stayed}
         for leave in (LEFT, HALF_CLOSED, WHILE_BLOCKED):
             found[leave] = await play(setting, leave, stayed)
         return found
@@ -525,16 +525,16 @@ def plays() -> dict[Leave | None, Played]:
     return run(main)
 
 
-LEFT = Leave(Checkpoint(1), Way.FIN)
-HALF_CLOSED = Leave(Checkpoint(3), Way.HALF_CLOSE)
-WHILE_BLOCKED = Leave(ResponseBytes(300), Way.RESET)
+LEFT = PlannedLeave(Checkpoint(1), Way.FIN)
+HALF_CLOSED = PlannedLeave(Checkpoint(3), Way.HALF_CLOSE)
+WHILE_BLOCKED = PlannedLeave(ResponseBytes(300), Way.RESET)
 
 
 def broken(played: Played) -> dict[str, str]:
     return {rule.name: found.what for rule, found in broken_rules(played)}
 
 
-def test_a_right_server_breaks_no_rule(plays: dict[Leave | None, Played]) -> None:
+def test_a_right_server_breaks_no_rule(plays: dict[PlannedLeave | None, Played]) -> None:
     for played in plays.values():
         assert not broken(played)
     assert [type(played.records[0]).__name__ for played in plays.values()] == ["Completed", *["Abandoned"] * 3]
@@ -581,20 +581,20 @@ def record(played: Played, **changes: Any) -> dict[str, Any]:
     ],
 )
 def test_a_server_that_breaks_a_rule_is_found(
-    plays: dict[Leave | None, Played], leave: Leave | None, doctored: Any, rule: str, what: str
+    plays: dict[PlannedLeave | None, Played], leave: PlannedLeave | None, doctored: Any, rule: str, what: str
 ) -> None:
     found = broken(dataclasses.replace(plays[leave], **doctored(plays[leave])))
     assert rule in found
     assert what in found[rule]
 
 
-def test_a_departure_where_there_was_none_is_found(plays: dict[Leave | None, Played]) -> None:
+def test_a_departure_where_there_was_none_is_found(plays: dict[PlannedLeave | None, Played]) -> None:
     left = plays[LEFT]
     found = broken(dataclasses.replace(plays[None], records=left.records, told=left.told, kept=False))
     assert list(found) == ["legal record", "true record"]  # a whole answer was received
 
 
-def test_a_cancellation_that_is_late_is_found(plays: dict[Leave | None, Played]) -> None:
+def test_a_cancellation_that_is_late_is_found(plays: dict[PlannedLeave | None, Played]) -> None:
     played = plays[LEFT]
     passed, played.watch.passed = played.watch.passed, played.watch.waits * 10
     try:

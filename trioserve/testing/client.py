@@ -542,7 +542,8 @@ class _Call:
         most = min(RECEIVE_SIZE, self._room(ResponseBytes, self._received))
         data = await self._wait(lambda: self._peer.receive(most), "read", httpx.ReadTimeout)
         self._received += len(data)
-        self._arrive(ResponseBytes(self._received)) if data else None
+        if data:
+            self._arrive(ResponseBytes(self._received))
         if not data and not self._received:
             raise _Over(httpx.RemoteProtocolError("Server disconnected without sending a response."))
         return data

@@ -17,7 +17,7 @@ from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, Point, R
 from trioserve.testing.wire import CHUNK_SIZE, Wire, is_chunked
 
 
-class Leave(NamedTuple):
+class PlannedLeave(NamedTuple):
     """One play's departure."""
 
     at: Point
@@ -26,7 +26,7 @@ class Leave(NamedTuple):
 
 def plan(
     wire: Wire, *, checkpoints: int, response_parts: Sequence[int], ways: Sequence[Way], at: Point | None = None
-) -> list[Leave]:
+) -> list[PlannedLeave]:
     """Each point with each way.
 
     Args:
@@ -41,7 +41,7 @@ def plan(
         points = [Checkpoint(number) for number in range(1, checkpoints + 1)]
         points += response_points(response_parts)
         points += request_points(wire)
-    return [Leave(point, way) for point in points for way in ways]
+    return [PlannedLeave(point, way) for point in points for way in ways]
 
 
 def response_points(parts: Sequence[int]) -> list[Point]:

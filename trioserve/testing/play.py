@@ -17,14 +17,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import gc
 import inspect
 import logging
 import math
-import re
-import time
 import traceback
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -35,7 +31,6 @@ from contextlib import (
     suppress,
 )
 from dataclasses import dataclass
-from types import MethodType
 from typing import Any
 
 import trio
@@ -51,12 +46,14 @@ from trioserve.core.records import Abandoned, Completed, Record
 from trioserve.failures import consists_of, ungrouped
 from trioserve.server.config import Config
 from trioserve.testing.facts import Wait
+from trioserve.testing.force import end_by_force
 from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, ResponseBytes, Way
 from trioserve.testing.peer import Peer
 from trioserve.testing.places import WRITTEN, whose
 from trioserve.testing.plain import expects_continue
-from trioserve.testing.plan import Leave
-from trioserve.testing.residue import Residue, left, may_be_starting, tasks_from
+from trioserve.testing.plan import PlannedLeave
+from trioserve.testing.residue import Residue
+from trioserve.testing.rests import what_rests
 from trioserve.testing.scheduling import fixed_order
 from trioserve.testing.served import Served, served
 from trioserve.testing.watching import Watch
@@ -97,7 +94,7 @@ class Played:
     """All that is known of one play."""
 
     wire: Wire
-    leave: Leave | None  # None: the client was to stay
+    leave: PlannedLeave | None  # None: the client was to stay
     stayed: Played | None  # the play in which it stayed, if there was one before
     left: bool  # it has left where it was to leave
     left_at: float | None  # seconds of the trio clock; None if it has not
@@ -144,7 +141,11 @@ def _was_only_cancelled(error: BaseException | None) -> bool:
 
 
 async def play(
-    setting: Setting, leave: Leave | None = None, stayed: Played | None = None, *, patience: float = REAL_PATIENCE
+    setting: Setting,
+    leave: PlannedLeave | None = None,
+    stayed: Played | None = None,
+    *,
+    patience: float = REAL_PATIENCE,
 ) -> Played:
     """Play once.
 
@@ -170,9 +171,11 @@ async def play(
                 client = _Client(peer, setting, leave, theatre.watch)
                 in_time = await _play_out(client, theatre, news)
                 _let_go(theatre)
-                rests = await _rests(inside, news, stayed.rests if stayed is not None else None, patience)
+                usual = stayed.rests if stayed is not None else None
+                rests = await what_rests(inside, news.until, usual, virtual=PATIENCE, real=patience)
                 after = await _value(setting.snapshot)
-            rests_behind = await _rests(outside, news, usual_behind(leave, stayed), patience / 10)
+            usual = usual_behind(leave, stayed)
+            rests_behind = await what_rests(outside, news.until, usual, virtual=PATIENCE, real=patience / 10)
     return Played(
         wire=setting.wire,
         leave=leave,
@@ -203,7 +206,7 @@ async def play(
     )
 
 
-def usual_behind(leave: Leave | None, stayed: Played | None) -> list[str] | None:
+def usual_behind(leave: PlannedLeave | None, stayed: Played | None) -> list[str] | None:
     """What is left, usually, when the server has ended. A client that stays for a second time leaves nothing new."""
     if stayed is None:
         return None
@@ -224,7 +227,7 @@ async def _play_out(client: _Client, theatre: Served, news: _News) -> bool:
         nursery.cancel_scope.cancel()
     if patience.cancelled_caught:
         theatre.watch.close()
-        await _end_by_force(theatre)
+        await end_by_force(theatre.server)
     return not patience.cancelled_caught
 
 
@@ -243,7 +246,7 @@ MOST_RECEIVES = 200
 """How many receives a client needs at the most to get to its point, where the connection is kept small."""
 
 
-def _room(leave: Leave | None, stayed: Played | None) -> dict[str, int]:
+def _room(leave: PlannedLeave | None, stayed: Played | None) -> dict[str, int]:
     """How much the connection may hold, so that the server's send is blocked when the client leaves."""
     if leave is None or stayed is None or not isinstance(leave.at, ResponseBytes):
         return {}
@@ -258,7 +261,7 @@ def _finite(seconds: float) -> float:
 class _Client:
     """The client of a play."""
 
-    def __init__(self, peer: Peer, setting: Setting, leave: Leave | None, watch: Watch) -> None:
+    def __init__(self, peer: Peer, setting: Setting, leave: PlannedLeave | None, watch: Watch) -> None:
         self._peer = peer
         self._wire = setting.wire
         self._leave = leave
@@ -470,58 +473,6 @@ def _let_go(theatre: Served) -> None:
             errors += error.exceptions
 
 
-async def _rests(before: Residue, news: _News, usual: list[str] | None, patience: float) -> list[str]:
-    """What is there now and was not before, when all has had its time to end.
-
-    Args:
-        usual: what need not end; None if that is not known yet.
-        patience: seconds of real time for threads and children.
-    """
-
-    def tasks_run() -> bool:
-        tasks = dataclasses.replace(Residue.now(), threads={}, descriptors={}, children={})
-        return bool(unusual(left(before, tasks), usual or []))
-
-    def rests() -> list[str]:
-        return left(before, Residue.now())
-
-    def is_at_work() -> bool:
-        now = dataclasses.replace(Residue.now(), tasks={}, descriptors={})
-        return bool(unusual(left(before, now), usual or []))
-
-    with trio.move_on_after(PATIENCE):
-        await news.until(lambda: not tasks_run())
-    until = time.monotonic() + patience
-    if may_be_starting():
-        _let_the_world_go_on()  # one that was started just now is not known by its work before its first step
-    while is_at_work() and time.monotonic() < until:
-        _let_the_world_go_on()
-        await trio.lowlevel.checkpoint()
-    if usual is not None and unusual(rests(), usual):
-        gc.collect()  # what is closed when nobody has it any more is not left
-    return rests()
-
-
-def unusual(rests: Sequence[str], usual: Sequence[str]) -> list[str]:
-    """What rests that usually does not, whatever its number is."""
-    expected, unusual = Counter(map(_numberless, usual)), []
-    for rest in rests:
-        if expected[_numberless(rest)]:
-            expected[_numberless(rest)] -= 1
-        else:
-            unusual.append(rest)
-    return unusual
-
-
-def _numberless(rest: str) -> str:
-    return re.sub(r"\d+", "", rest)
-
-
-def _let_the_world_go_on() -> None:
-    """A moment of real time, in which no virtual time passes."""
-    time.sleep(0.001)
-
-
 async def _value(snapshot: Snapshot | None) -> Any:
     if snapshot is None:
         return None
@@ -554,37 +505,3 @@ async def _entered(around: Around | None) -> AsyncIterator[None]:
     else:
         with manager:
             yield
-
-
-async def _end_by_force(theatre: Served) -> None:
-    """End an exchange that does not end by itself: nothing else ends a handler that has shielded itself for good."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(theatre.server.drain)  # which cancels, whatever the policy
-        while theatre.server.connections.child_tasks:
-            _break_shields(theatre.server.connections)
-            await trio.sleep(1)
-
-
-def _break_shields(nursery: trio.Nursery) -> None:
-    """Let a cancellation through to all tasks of a nursery, whatever they have shielded."""
-    for task in tasks_from(nursery.child_tasks):
-        for scope in _scopes_of(task):
-            scope.shield = False
-
-
-def _scopes_of(task: trio.lowlevel.Task) -> Iterator[trio.CancelScope]:
-    """The scopes that a task is in. A block holds the bound `__exit__` of what it has entered."""
-    things: list[Any] = [task.coro]
-    seen = set()
-    while things:
-        thing = things.pop()
-        if id(thing) in seen:
-            continue
-        seen.add(id(thing))
-        if isinstance(thing, MethodType):
-            owner = thing.__self__
-            if isinstance(owner, trio.CancelScope):
-                yield owner
-            things.append(getattr(owner, "gen", None))
-        elif hasattr(thing, "cr_frame") or hasattr(thing, "gi_frame") or hasattr(thing, "ag_frame"):
-            things.extend(gc.get_referents(thing))

@@ -23,7 +23,7 @@ from trioserve.core.records import Completed
 from trioserve.server.config import Config
 from trioserve.testing.clock import VirtualClock
 from trioserve.testing.leaving import BodyBytes, HeadBytes, Point, Way
-from trioserve.testing.plan import Leave, plan
+from trioserve.testing.plan import PlannedLeave, plan
 from trioserve.testing.play import REAL_PATIENCE, Around, Played, Setting, Snapshot, play
 from trioserve.testing.report import Breach, Call, LeftAMess
 from trioserve.testing.rules import RULES, broken_rules
@@ -142,7 +142,7 @@ async def _outcome(
 ) -> _Outcome:
     trial = _Trial(setting, allowed)
     await trial.stay()
-    leaves: Sequence[Leave] = ()
+    leaves: Sequence[PlannedLeave] = ()
     if not trial.breaches:
         leaves = trial.plan(ways, at)
         await (_play_all(leaves, trial) if len(leaves) <= budget else _sample(leaves, budget, trial))
@@ -169,10 +169,10 @@ class _Trial:
         self._allowed = allowed
         self._stayed: Played | None = None
         self._of_stays: list[Breach] = []
-        self._order: list[Leave] = []
-        self.results: dict[Leave, list[Breach]] = {}
+        self._order: list[PlannedLeave] = []
+        self.results: dict[PlannedLeave, list[Breach]] = {}
         # Those in which the client did not reach its point.
-        self.missed: set[Leave] = set()
+        self.missed: set[PlannedLeave] = set()
 
     async def stay(self) -> None:
         """Let the client stay: once to warm up, and once to see.
@@ -187,7 +187,7 @@ class _Trial:
             if self._of_stays:
                 return
 
-    def plan(self, ways: Sequence[Way], at: Point | None) -> Sequence[Leave]:
+    def plan(self, ways: Sequence[Way], at: Point | None) -> Sequence[PlannedLeave]:
         """Where and how the client can leave, by what was seen when it stayed."""
         assert self._stayed is not None
         self._order = plan(
@@ -199,7 +199,7 @@ class _Trial:
         )
         return self._order
 
-    async def leave(self, leave: Leave) -> bool:
+    async def leave(self, leave: PlannedLeave) -> bool:
         """Let the client leave; true if a rule was broken."""
         if leave not in self.results:
             # Where something is left already, we need not be so sure that nothing else is.
@@ -310,12 +310,12 @@ def _check_handled(stayed: Played) -> None:
         )
 
 
-async def _play_all(leaves: Sequence[Leave], trial: _Trial) -> None:
+async def _play_all(leaves: Sequence[PlannedLeave], trial: _Trial) -> None:
     for leave in leaves:
         await trial.leave(leave)
 
 
-async def _sample(leaves: Sequence[Leave], budget: int, trial: _Trial) -> None:
+async def _sample(leaves: Sequence[PlannedLeave], budget: int, trial: _Trial) -> None:
     """Draw departures by Hypothesis; what breaks a rule is shrunk towards the plan's beginning."""
     try:
         import hypothesis
@@ -338,7 +338,7 @@ async def _sample(leaves: Sequence[Leave], budget: int, trial: _Trial) -> None:
         print_blob=False,
     )
     @hypothesis.given(strategies.sampled_from(leaves))
-    def draw(leave: Leave) -> None:
+    def draw(leave: PlannedLeave) -> None:
         if trio.from_thread.run(trial.leave, leave):
             raise Broken
 

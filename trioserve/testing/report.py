@@ -21,7 +21,7 @@ from trioserve.core.lifecycle import Phase
 from trioserve.core.records import Abandoned
 from trioserve.testing.leaving import BodyBytes, Checkpoint, HeadBytes, ResponseBytes, Way
 from trioserve.testing.places import Place
-from trioserve.testing.plan import Leave, request_points
+from trioserve.testing.plan import PlannedLeave, request_points
 from trioserve.testing.play import Played
 from trioserve.testing.rules import HANDLER_RULES, SERVER_RULES, Found, Rule
 from trioserve.testing.wire import Wire
@@ -38,7 +38,7 @@ class Breach(NamedTuple):
 
     rule: Rule
     found: Found
-    leave: Leave | None  # None: the client was to stay
+    leave: PlannedLeave | None  # None: the client was to stay
     cut: Place | None  # the await that the departure cancelled first
     client: str  # where it left and how, in words; empty if it was to stay
     phase: str  # in words
@@ -73,7 +73,7 @@ class Call:
     request: object
     options: dict[str, object]
 
-    def shown(self, leave: Leave | None) -> str:
+    def shown(self, leave: PlannedLeave | None) -> str:
         """The call that plays this alone."""
         arguments = ["app", _shown_request(self.request)]
         if leave is not None:

@@ -22,13 +22,13 @@ from trioserve.core.lifecycle import CANCEL, Cause, HalfClose
 from trioserve.core.records import Abandoned, Completed, Record
 from trioserve.core.status import DEFAULT
 from trioserve.failures import consists_of, sole, without_cancellations
-from trioserve.server.config import HangupNews
 from trioserve.testing.allowed import Allowed, allowed_after_leaving
 from trioserve.testing.answers import Asked, WrongAnswer, read_answers_before_leaving
 from trioserve.testing.facts import Wait
 from trioserve.testing.leaving import Way
 from trioserve.testing.places import Place, Whose, whose
-from trioserve.testing.play import MOST_WAITS, PATIENCE, Played, unusual, usual_behind
+from trioserve.testing.play import MOST_WAITS, PATIENCE, Played, usual_behind
+from trioserve.testing.rests import unusual
 from trioserve.testing.transport import WINDOW
 
 
@@ -353,7 +353,8 @@ def _keeps_connection(played: Played) -> bool | None:
     if not answers or answers[-1].status == 101:
         return None
     if _asked(played).version == "1.0":
-        return "keep-alive" in answers[-1].members("connection") and None
+        # It may keep one that asked for that, and need not.
+        return None if "keep-alive" in answers[-1].members("connection") else False
     return not answers[-1].closes
 
 
@@ -431,17 +432,14 @@ def _undisturbed(stayed: Played | None) -> Record | None:
 
 def _is_heard_at_once(played: Played) -> bool:
     """True if the exchange ended by a departure that nothing kept from being heard when it came."""
-    if not played.left or played.leave is None or played.config.hangup_news is HangupNews.NONE:
+    if not played.left or played.leave is None:
         return False
-    match played.leave.how:
-        case Way.RESET:
-            pass
-        case Way.FIN | Way.HALF_CLOSE:
-            # A FIN is a departure by itself only under ABORT, and waits behind what there is no room for.
-            if played.half_close is not HalfClose.ABORT or len(played.wire.body) >= WINDOW:
-                return False
-        case Way.VANISH:
-            return False
+    if played.leave.how is Way.VANISH:
+        return False
+    # A FIN is a departure by itself only under ABORT, and waits behind what there is no room for.
+    fin_is_heard = played.half_close is HalfClose.ABORT and len(played.wire.body) < WINDOW
+    if played.leave.how is not Way.RESET and not fin_is_heard:
+        return False
     # A client that closes with bytes unread resets.
     causes = {Cause.FIN, Cause.RESET}
     return any(isinstance(record, Abandoned) and record.cause in causes for record in played.records)

@@ -9,7 +9,6 @@ What it models, because lifecycles depend on it:
 * The first send to a peer that has fully closed succeeds; the RST that it provokes arrives afterwards.
 * A peer that vanishes takes and gives nothing any more. After `vanish` seconds the system gives it up.
 * Bytes are acknowledged when they have arrived in the peer's window, read or not.
-
 * News of a hangup comes a moment later, between two steps of the scheduler, as from the hangup watch; who looks
   before that hears it at once.
 * One receive or send may be bounded (`segment`), so that reads and writes are short; and the client can end a segment
