@@ -5,6 +5,8 @@ looks at all of them, and `left(before, after)` says in words what there is afte
 
 * Tasks: all of this run, trio's own and everybody else's. None where trio does not run.
 * Threads that are at work. A worker thread that trio keeps for the next one to need it is idle, and does not count.
+  Which are idle, trio keeps to itself; where a later one does so in another way, they are told by their names, which
+  a thread that was started just now does not have yet.
 * Descriptors, told by their number and what they are, so that one that was closed and opened anew for something else
   is seen. Where the system has no list of them (neither /proc/self/fd nor /dev/fd) none are seen.
 * Child processes, the dead ones that nobody has waited for among them. Only where there is /proc.
@@ -18,29 +20,45 @@ import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import trio
+from trio._core import _thread_cache
 
 
 @dataclass(frozen=True, slots=True)
 class Residue:
     """What is in the process at one moment. Each is told from another by its key, and named by the text."""
 
-    tasks: dict[trio.lowlevel.Task, str]
-    threads: dict[threading.Thread, str]
-    descriptors: dict[tuple[int, str], str]
-    children: dict[int, str]
+    tasks: dict[trio.lowlevel.Task, str] = field(default_factory=dict)
+    threads: dict[threading.Thread, str] = field(default_factory=dict)
+    descriptors: dict[tuple[int, str], str] = field(default_factory=dict)
+    children: dict[int, str] = field(default_factory=dict)
 
     @classmethod
     def now(cls) -> Residue:
         """What there is now. May be called in a trio run or outside of one; the calling thread does not count."""
+        at_work = cls.at_work()
         return cls(
-            tasks={task: task.name for task in all_tasks()},
-            threads={thread: thread.name for thread in threading.enumerate() if _is_at_work(thread)},
+            tasks=cls.running().tasks,
+            threads=at_work.threads,
             descriptors={(number, kind): f"{kind} (descriptor {number})" for number, kind in _descriptors()},
+            children=at_work.children,
+        )
+
+    @classmethod
+    def running(cls) -> Residue:
+        """Only the tasks, which end in trio's time."""
+        return cls(tasks={task: task.name for task in all_tasks()})
+
+    @classmethod
+    def at_work(cls) -> Residue:
+        """Only the threads and children, which end in real time."""
+        idle = _idle_threads()
+        return cls(
+            threads={thread: thread.name for thread in threading.enumerate() if thread not in idle},
             children={child: f"{child} ({_command(child)})" for child in _children()},
         )
 
@@ -75,13 +93,15 @@ def tasks_from(tasks: Iterable[trio.lowlevel.Task]) -> Iterator[trio.lowlevel.Ta
         rest += (child for nursery in task.child_nurseries for child in nursery.child_tasks)
 
 
-def _is_at_work(thread: threading.Thread) -> bool:
-    return thread is not threading.current_thread() and not _IDLE.fullmatch(thread.name)
-
-
-def may_be_starting() -> bool:
-    """True if a thread that counts as idle may have been started just now, and not have come to its work."""
-    return any(_IDLE.fullmatch(thread.name) for thread in threading.enumerate())
+def _idle_threads() -> set[threading.Thread]:
+    """The threads that do not count: this one, and those that trio keeps."""
+    cache = getattr(_thread_cache, "THREAD_CACHE", None)
+    kept = getattr(cache, "_idle_workers", None)
+    if kept is not None:
+        idle = {worker._thread for worker in list(kept)}  # noqa: SLF001
+    else:
+        idle = {thread for thread in threading.enumerate() if _IDLE.fullmatch(thread.name)}
+    return idle | {threading.current_thread()}
 
 
 # What trio names a worker thread as long as it has no work; else it is named after that.
@@ -110,9 +130,10 @@ _KINDS = {stat.S_IFSOCK: "socket", stat.S_IFIFO: "pipe", stat.S_IFREG: "file", s
 
 
 def _children() -> Iterator[int]:
-    for task in Path("/proc/self/task").glob("*/children"):
-        with suppress(OSError):  # a thread that has ended by now
-            yield from map(int, task.read_text().split())
+    with suppress(OSError):
+        for thread in os.listdir("/proc/self/task"):  # noqa: PTH208  # as above
+            with suppress(OSError), open(f"/proc/self/task/{thread}/children", "rb") as children:  # noqa: PTH123
+                yield from map(int, children.read().split())
 
 
 def _command(child: int) -> str:

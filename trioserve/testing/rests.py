@@ -6,7 +6,6 @@ collected. What rests after every play, departure or not, is usual.
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import re
 import time
@@ -15,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
-from trioserve.testing.residue import Residue, left, may_be_starting
+from trioserve.testing.residue import Residue, left
 
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 
@@ -33,24 +32,22 @@ async def what_rests(
     """
 
     def tasks_run() -> bool:
-        tasks = dataclasses.replace(Residue.now(), threads={}, descriptors={}, children={})
-        return bool(unusual(left(before, tasks), usual or []))
+        return bool(unusual(left(before, Residue.running()), usual or []))
 
     def is_at_work() -> bool:
-        now = dataclasses.replace(Residue.now(), tasks={}, descriptors={})
-        return bool(unusual(left(before, now), usual or []))
+        return bool(unusual(left(before, Residue.at_work()), usual or []))
 
     with trio.move_on_after(virtual):
         await until(lambda: not tasks_run())
     deadline = time.monotonic() + real
-    if may_be_starting():
-        _let_the_world_go_on()  # one that was started just now is not known by its work before its first step
     while is_at_work() and time.monotonic() < deadline:
         _let_the_world_go_on()
         await trio.lowlevel.checkpoint()
-    if usual is not None and unusual(left(before, Residue.now()), usual):
+    rests = left(before, Residue.now())
+    if usual is not None and unusual(rests, usual):
         gc.collect()  # what is closed when nobody has it any more is not left
-    return left(before, Residue.now())
+        rests = left(before, Residue.now())
+    return rests
 
 
 def unusual(rests: Sequence[str], usual: Sequence[str]) -> list[str]:
