@@ -19,7 +19,7 @@ from trio.testing import MockClock
 from lifecycle.stage import Client, Stage
 from trioserve import FINISH, Completed, Deadlines, HalfClose
 from trioserve.core.records import Record
-from trioserve.testing import Way, Wire
+from trioserve.testing import Way, Wire, wire_of
 from trioserve.testing.handlers import Handler, HandlerBroke, Marks, Service
 from trioserve.testing.model import check_script
 from trioserve.testing.plain import is_right
@@ -133,6 +133,12 @@ drawn = settings(suppress_health_check=[HealthCheck.too_slow], print_blob=True)
     # The client leaves in the very moment in which the patience with its head is at its end: either comes first.
     script=Script((GET, GET), (Send(len(GET.head) + 1), Pause(2.0), Leave(Way.FIN))),
     service=Service(handlers={"/a": Handler(waits=1.0)}, deadlines=Deadlines(head=1.0)),
+    layers=False,
+)
+@example(
+    # The client closes in the very moment of the first answer, perhaps behind it: then nothing tells that it is gone.
+    script=Script((wire_of("/b"), GET), (Send(pieces=(1,)), Leave(Way.FIN))),
+    service=Service(handlers={"/a": Handler(waits=0.2), "/b": Handler()}, half_close=HalfClose.FINISH),
     layers=False,
 )
 @example(

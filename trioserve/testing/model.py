@@ -226,7 +226,10 @@ class _Exchange:
         yield from self._after_fin(fin)
         if Way.FIN in self.left:
             yield from self._after_close(self.left[Way.FIN], probed=max(fin, self.head))
-        yield _Notice(self.broken, Cause.RESET, within=_RESET_BEHIND_FIN)
+        if self.broken < math.inf:
+            # Of an answer in the very moment of the close, the client may have had all before it.
+            certain = self.broken > self.left[Way.FIN] + EPSILON
+            yield _Notice(self.broken, Cause.RESET, certain=certain, within=_RESET_BEHIND_FIN)
         if self.own.status == 408 and self._leaves_unanswered(self.own.at):
             phase = Phase.HEAD if self.own.at < self.head else Phase.BODY
             yield _Notice(self.own.at, Cause.READ_TIMEOUT, frozenset({phase}), certain=False)
