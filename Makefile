@@ -45,7 +45,7 @@ test: lint
 	$(BIN)/coverage report --include='$(COVERED)' --fail-under=$(COVERAGE)
 
 explore: $(INSTALLED)
-	$(BIN)/pytest --hypothesis-profile=explore tests/lifecycle/test_scripts.py tests/lifecycle/test_crowds.py tests/core
+	$(BIN)/pytest --hypothesis-profile=explore -o faulthandler_timeout=900 tests/lifecycle/test_scripts.py tests/lifecycle/test_crowds.py tests/core
 
 conformance: $(INSTALLED)
 	$(BIN)/python -m tests.conformance
