@@ -34,6 +34,7 @@ TARGETS = ["/a", "/b", "/c"]
 GET = Wire(b"GET /a HTTP/1.1\r\nHost: test\r\n\r\n", b"", "GET", "/a")
 OLD = Wire(b"GET /a HTTP/1.0\r\n\r\n", b"", "GET", "/a")
 POST = Wire(b"POST /b HTTP/1.1\r\nHost: test\r\nContent-Length: 512\r\n\r\n", bytes(512), "POST", "/b")
+SLOW = b"POST /a HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\n" + bytes(100)
 
 KINDS = ["memory", "memory-read-ahead", "memory-tls"]
 
@@ -133,6 +134,14 @@ drawn = settings(suppress_health_check=[HealthCheck.too_slow], print_blob=True)
     # The client leaves in the very moment in which the patience with its head is at its end: either comes first.
     script=Script((GET, GET), (Send(len(GET.head) + 1), Pause(2.0), Leave(Way.FIN))),
     service=Service(handlers={"/a": Handler(waits=1.0)}, deadlines=Deadlines(head=1.0)),
+    layers=False,
+)
+@example(
+    # More of the body comes in the very moment in which the patience with it is at its end: either comes first.
+    script=Script((GET, GET, GET, wire_of(SLOW)), (Send(pieces=(4,), pauses=(0.0, 0.0, 0.0, 0.3)), Leave(Way.FIN))),
+    service=Service(
+        handlers={"/a": Handler()}, deadlines=Deadlines(idle=15.0, body_stall=1.0, send_stall=10.0, vanish=20.0)
+    ),
     layers=False,
 )
 @example(

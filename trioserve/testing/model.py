@@ -155,7 +155,9 @@ class _Exchange:
         if self.head > (too_slow := self.begun + self._deadlines.head) + EPSILON:
             return _Own(too_slow, 408, is_last=True)
         if handler.reads and self.whole > (too_slow := self._body_is_too_slow()) + EPSILON:
-            return _Own(too_slow, 408, is_last=True)
+            # What arrives in that very moment may come first, and earns it some more time.
+            in_time = any(_near(at, too_slow) for at, _ in self._course.sent)
+            return _Own(too_slow, 408, certain=not in_time, is_last=True)
         if handler.drops:
             return _Own(self.answers, 444, Cause.DROPPED)
         if handler.fails and self.streams:
