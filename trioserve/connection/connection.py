@@ -49,6 +49,27 @@ class Connection:
         closed: told when the transport is closed; hooks may be told of its last exchange after that.
     """
 
+    __slots__ = (
+        "_closed",
+        "_closing",
+        "_context_variables",
+        "_endpoint_runs",
+        "_ends_when_idle",
+        "_exchanges_begun",
+        "_handler_deadline",
+        "_task",
+        "_unread_timer",
+        "_waits_for_endpoint",
+        "context",
+        "departure",
+        "engine",
+        "exchange",
+        "id",
+        "reader",
+        "sender",
+        "transport",
+    )
+
     def __init__(
         self,
         context: Context,

@@ -31,6 +31,18 @@ class Departure:
         overdue: reports a handler that takes longer than `unwind` seconds to end after its cancellation.
     """
 
+    __slots__ = (
+        "_lifecycle",
+        "_overdue",
+        "_probe",
+        "_situation",
+        "_timer",
+        "_transport",
+        "_unwind",
+        "scope",
+        "unacked_bytes",
+    )
+
     def __init__(
         self,
         transport: Transport,

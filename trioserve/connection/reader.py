@@ -32,6 +32,20 @@ class Reader:
         nothing_there: told before each wait for a head of which nothing is there.
     """
 
+    __slots__ = (
+        "_deadlines",
+        "_departure",
+        "_engine",
+        "_hung_up",
+        "_nothing_there",
+        "_patience",
+        "_timer",
+        "_transport",
+        "_waiter",
+        "head_awaited_since",
+        "head_begun_at",
+    )
+
     def __init__(
         self,
         transport: Transport,

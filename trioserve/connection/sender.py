@@ -38,6 +38,23 @@ LOOKS = 30
 class Sender:
     """The send side of one connection."""
 
+    __slots__ = (
+        "_behind",
+        "_busy",
+        "_content_bytes",
+        "_cut",
+        "_departure",
+        "_look_every",
+        "_patience",
+        "_taken_bytes",
+        "_timer",
+        "_transport",
+        "_unsent",
+        "_waits_since",
+        "_wire",
+        "response_bytes",
+    )
+
     def __init__(
         self, transport: Transport, departure: Departure, timers: Timers, limits: Limits, deadlines: Deadlines
     ) -> None:

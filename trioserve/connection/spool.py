@@ -45,7 +45,8 @@ class Spool:
         self._limit = limit
         self._budget = budget
         self._allowance = allowance
-        self._chunks: deque[bytes] = deque()
+        # None until there is something to hold, which for most connections is never.
+        self._chunks: deque[bytes] | None = None
         self.size = 0
 
     def has_room(self) -> bool:
@@ -60,13 +61,18 @@ class Spool:
         taken = self._budget.take(self._charge(self.size + len(data)) - self._charge(self.size))
         assert taken, "bytes were put for which there was no room"
         self.size += len(data)
-        self._chunks.append(data)
+        self._held().append(data)
 
     def put_back(self, data: bytes) -> None:
         """Make these the oldest bytes again. Whatever the budget says: having been received, they are held anyway."""
         self._budget.give_back(self._charge(self.size) - self._charge(self.size + len(data)))
         self.size += len(data)
-        self._chunks.appendleft(data)
+        self._held().appendleft(data)
+
+    def _held(self) -> deque[bytes]:
+        if self._chunks is None:
+            self._chunks = deque()
+        return self._chunks
 
     def _charge(self, size: int) -> int:
         """What a spool of this size takes of the budget."""
@@ -82,6 +88,6 @@ class Spool:
         return data
 
     def clear(self) -> None:
-        self._chunks.clear()
+        self._chunks = None
         self._budget.give_back(self._charge(self.size))
         self.size = 0

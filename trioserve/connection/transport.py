@@ -187,6 +187,18 @@ class SocketTransport:
 
     scheme: Literal["http"] = "http"
 
+    __slots__ = (
+        "_on_bytes",
+        "_on_hangup",
+        "_receive_buffer_claim",
+        "_receive_buffers",
+        "_sent_bytes",
+        "_sock",
+        "_spool",
+        "_watch",
+        "client",
+    )
+
     def __init__(
         self,
         sock: socket.socket,
