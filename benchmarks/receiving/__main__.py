@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from itertools import repeat
 
 from benchmarks.tables import load_average, measured_where, publish, table
-from trioserve.core.engine import NEED_DATA, H11Engine
+from trioserve.core.engine import H11Engine
 from trioserve.core.errors import RequestError
 from trioserve.core.gate import Gate
 from trioserve.core.limits import Limits
-from trioserve.core.messages import EndOfRequest, ResponseHead
+from trioserve.core.messages import NEED_DATA, EndOfRequest, ResponseHead
 
 LIMITS = Limits()
 SEGMENT = 65_536
@@ -74,8 +74,8 @@ def through_gate(pieces: list[bytes]) -> None:
     gate = Gate(LIMITS)
     for piece in pieces:
         gate.receive_data(piece)
-        while gate.next_bytes() or gate.complete:
-            if gate.complete:
+        while (event := gate.next_event()) is not NEED_DATA:
+            if isinstance(event, EndOfRequest):
                 gate.start_next_request()
 
 

@@ -27,10 +27,10 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from trioserve import Abandoned, App, Completed, Config, HTTPError, Request
-from trioserve.core.engine import NEED_DATA, H11Engine
+from trioserve.core.engine import H11Engine
 from trioserve.core.errors import RequestError
 from trioserve.core.limits import Limits
-from trioserve.core.messages import RequestHead, ResponseHead
+from trioserve.core.messages import NEED_DATA, RequestHead, ResponseHead
 from trioserve.testing import Asked, MemoryServer, WrongAnswer, memory_server, read_answers_before_leaving
 
 LIFETIME = 1000.0

@@ -16,11 +16,11 @@ import trio
 from trioserve.connection.departure import Departure
 from trioserve.connection.timers import Timers
 from trioserve.connection.transport import HungUp, Interrupted, OnHangup, Transport
-from trioserve.core.engine import NEED_DATA, Engine
+from trioserve.core.engine import Engine
 from trioserve.core.errors import ClientGone
 from trioserve.core.lifecycle import Cause
 from trioserve.core.limits import Deadlines, Limits
-from trioserve.core.messages import BodyPart, EndOfRequest, RequestHead
+from trioserve.core.messages import NEED_DATA, BodyPart, EndOfRequest, RequestHead
 from trioserve.core.patience import Patience
 
 

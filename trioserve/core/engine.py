@@ -6,15 +6,14 @@ Nothing outside knows which engine runs. One engine serves one connection, excha
 Rules of use, which keep its buffer bounded: feed `receive_data` only when `next_event` said NEED_DATA while the request
 was not complete. EOF is not fed to the engine at all: whether an EOF is a departure is the lifecycle's judgement.
 
-h11 is lenient where a strict origin server should not be, and has no limits but one. So it gets only what has passed
-the gate (gate.py), which refuses the rest and makes the heads. What h11 is for is the state of the exchange, the
-content, and all of the response.
+The request side is the gate's (gate.py): it reads heads and content, and refuses what we do not serve. h11 is told of
+each head that has passed, as of a request without content; what it is for is all of the response, its state, and what
+becomes of the connection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum, auto
 from http import HTTPStatus
 from typing import Final, Protocol
 
@@ -23,17 +22,16 @@ import h11
 from trioserve.core.errors import RequestError, ResponseError, phrase
 from trioserve.core.gate import Gate
 from trioserve.core.limits import Limits
-from trioserve.core.messages import BodyPart, Content, EndOfRequest, Field, RequestHead, RequestLine, ResponseHead, Wire
-
-
-class Waiting(Enum):
-    """What `next_event` returns when there is no event."""
-
-    NEED_DATA = auto()
-
-
-NEED_DATA: Final = Waiting.NEED_DATA
-RequestEvent = RequestHead | BodyPart | EndOfRequest
+from trioserve.core.messages import (
+    Content,
+    Field,
+    RequestEvent,
+    RequestHead,
+    RequestLine,
+    ResponseHead,
+    Waiting,
+    Wire,
+)
 
 
 class Engine(Protocol):
@@ -191,43 +189,27 @@ class H11Engine:
         if self._refusal is not None:
             raise RequestError(*self._refusal)
         try:
-            return self._next_event()
+            event = self._gate.next_event()
+            if type(event) is RequestHead:
+                self._begin_exchange(event)
+            return event
         except RequestError as error:
             self._refusal = error.status, error.detail
             if self._h11.their_state is h11.IDLE:
                 self._begin_refused_exchange()
             raise
 
-    def _next_event(self) -> RequestEvent | Waiting:
-        # h11 has something to tell only once it was given a head, and then before it is given more.
-        event = self._event_of_h11() if self._method is not None else None
-        while event is None:
-            data = self._gate.next_bytes()
-            if not data:
-                return NEED_DATA
-            self._h11.receive_data(data)
-            event = self._event_of_h11()
-        return event
-
-    def _event_of_h11(self) -> RequestEvent | None:
+    def _begin_exchange(self, head: RequestHead) -> None:
+        """Tell h11 of a request whose head has passed."""
         try:
-            event = self._h11.next_event()
+            self._h11.receive_data(self._gate.head_for_machine)
+            self._h11.next_event()
+            self._h11.next_event()  # its end, for all that h11 knows
         except h11.RemoteProtocolError as error:
             # The gate is stricter, so this should not be; but it is a refusal like another. What follows the colon
             # shows our insides.
             raise RequestError(error.error_status_hint, str(error).partition(":")[0]) from None
-        kind = type(event)
-        if kind is h11.Request:
-            head = self._gate.head
-            assert head is not None, "what h11 was given begins with a head"
-            self._method = head.method
-            return head
-        if kind is h11.Data:
-            return BodyPart(bytes(event.data))  # type: ignore[union-attr]
-        if kind is h11.EndOfMessage:
-            return EndOfRequest(self._gate.trailers)
-        # NEED_DATA; or PAUSED, where the request is complete and asks for another protocol.
-        return None
+        self._method = head.method
 
     def _begin_refused_exchange(self) -> None:
         """Tell h11 of a request whose head it was spared, as far as the answer depends on it: whether that may have
@@ -239,11 +221,11 @@ class H11Engine:
 
     @property
     def has_unparsed_bytes(self) -> bool:
-        return self._gate.holds or bool(self._h11.trailing_data[0])
+        return self._gate.holds
 
     @property
     def unparsed_bytes(self) -> bytes:
-        return self._h11.trailing_data[0] + self._gate.held
+        return self._gate.held
 
     @property
     def request_line(self) -> RequestLine | None:
@@ -251,19 +233,22 @@ class H11Engine:
 
     @property
     def request_complete(self) -> bool:
-        return self._refusal is None and self._h11.their_state not in (h11.IDLE, h11.SEND_BODY)
+        return self._refusal is None and self._gate.complete
 
     @property
     def client_awaits_continue(self) -> bool:
-        return self._h11.they_are_waiting_for_100_continue
+        return self._gate.awaits_continue
 
     def interim(self, status: int) -> bytes:
-        return self._send(h11.InformationalResponse(status_code=status, headers=[], reason=_REASONS.get(status, b"")))
+        interim = h11.InformationalResponse(status_code=status, headers=[], reason=_REASONS.get(status, b""))
+        wire = self._send(interim)
+        self._gate.continue_said()
+        return wire
 
     def switch_protocols(self, fields: Sequence[Field]) -> bytes:
         # Checked before h11 is touched, as below. An Upgrade field from a 1.0 client is to be ignored (RFC 9110 §7.8).
         asked = self._h11.their_state is h11.MIGHT_SWITCH_PROTOCOL  # type: ignore[attr-defined]
-        if not asked or self._h11.their_http_version != b"1.1":
+        if not asked or not self._gate.complete or self._h11.their_http_version != b"1.1":
             raise ResponseError("101 was not asked for: the request has no Upgrade field, or is not complete")
         try:
             response = h11.InformationalResponse(status_code=101, headers=list(fields), reason=_REASONS[101])
@@ -297,7 +282,9 @@ class H11Engine:
         self._closing_ends_response = (
             (version is None or version < b"1.1") and self.content_allowed(status) and not _has_length(response)
         )
-        return self._send(response)
+        wire = self._send(response)
+        self._gate.continue_said()
+        return wire
 
     def send_part(self, data: Content) -> Wire:
         # h11 asks no more of the data than its length, and hands it back as it is.
@@ -335,7 +322,7 @@ class H11Engine:
 
     @property
     def reusable(self) -> bool:
-        return self._refusal is None and self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
+        return self._refusal is None and self._gate.complete and self._h11.our_state is h11.DONE
 
     def start_next_exchange(self) -> None:
         self._h11.start_next_cycle()

@@ -1,4 +1,4 @@
-"""How a request says where its content ends (RFC 9112 §6): in one way, or it is refused."""
+"""How a request says where its content ends (RFC 9112 §6): in one way, or it is refused. And if the client waits."""
 
 from __future__ import annotations
 
@@ -42,6 +42,16 @@ def content_length(fields: Sequence[Field], http_version: str) -> int | None:
     if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
         raise RequestError(400, "the request's Content-Length is not one number of bytes (RFC 9112 §6.3)")
     return int(lengths[0])
+
+
+def expects_continue(fields: Sequence[Field]) -> bool:
+    """True if the client asks to hear 100 Continue before it sends content (RFC 9110 §10.1.1)."""
+    return any(
+        expectation.strip(b" \t") == b"100-continue"
+        for name, value in fields
+        if name == b"expect"
+        for expectation in value.lower().split(b",")
+    )
 
 
 def _check_chunked(codings: bytes) -> None:

@@ -1,11 +1,10 @@
-"""The gate: what of the peer's bytes the engine gets to see. A strict scanner of requests by RFC 9112's grammar.
+"""The gate: the request side of a connection. Bytes in, requests out, by a strict reading of RFC 9112's grammar.
 
 An engine's parser is lenient, each in its own way, and what two parsers on one connection read in two ways is how
-requests are smuggled. So no engine is given a byte that has not passed here, and then there is nothing left in it to be
-lenient about. `RequestHead` and trailers are made here, so that they are the same with every engine; of a head passes,
-when all of it is good, what an engine acts on: the request line, and the fields that say how the content is framed and
-what becomes of the connection. Content of a known length passes as it is, counted. Chunked content is taken out of its
-chunks and passes in chunks of our own.
+requests are smuggled. So there is one: heads, content and trailers are read here and nowhere else, and are the same
+with every engine. Content of a known length is counted, chunked content is taken out of its chunks. An engine's own
+machine is told of a request what it acts on when it answers (`head_for_machine`): the request line, and the fields that
+say what becomes of the connection. To it no request has content.
 
 Three rules hold for all of it:
 
@@ -13,8 +12,9 @@ Three rules hold for all of it:
   came: the first byte that no request can have in its place, or that is one too many, decides. A request is refused as
   soon as that can be known (but for long chunk extensions, which may have to end first), and what came before that byte
   has passed. A refusal is for good: the same one is raised again.
-* Nothing is held but what cannot pass yet: the part of a head, a trailer section or a chunk's first line that is there
-  (`Limits.head`, `Limits.chunk_extensions`), and what stands behind a complete request.
+* Nothing is held but what nobody has asked for yet, and what cannot pass yet: the part of a head, a trailer section or
+  a chunk's first line that is there (`Limits.head`, `Limits.chunk_extensions`), and what stands behind a complete
+  request.
 * A head, or a chunk, is tried as a whole first, and only looked at line by line if it is not all there or does not fit:
   what is well-formed costs a few microseconds, and what is not gets an exact reason.
 
@@ -33,7 +33,7 @@ from enum import Enum, auto
 from typing import Final
 
 from trioserve.core.errors import RequestError
-from trioserve.core.framing import FRAMING, content_length
+from trioserve.core.framing import FRAMING, content_length, expects_continue
 from trioserve.core.grammar import (
     CHUNK_LINE,
     CHUNK_SIZE,
@@ -51,14 +51,23 @@ from trioserve.core.grammar import (
     why_no_request_line,
 )
 from trioserve.core.limits import Limits
-from trioserve.core.messages import Field, RequestHead, RequestLine
+from trioserve.core.messages import (
+    NEED_DATA,
+    BodyPart,
+    EndOfRequest,
+    Field,
+    RequestEvent,
+    RequestHead,
+    RequestLine,
+    Waiting,
+)
 from trioserve.core.target import authority_of
 
 LOOKED_AT_EARLY: Final = 256
 """Bytes of chunk extensions that are looked at before the line has an end."""
 
 _END_OF_SECTION = b"\r\n\r\n"
-_FOR_ENGINE = FRAMING | {b"host", b"connection", b"expect", b"upgrade"}
+_FOR_MACHINE = frozenset({b"host", b"connection", b"upgrade"})
 _VERSIONS = (b"HTTP/1.1\r\n", b"HTTP/1.0\r\n")
 
 
@@ -71,6 +80,7 @@ class _Next(Enum):
     CHUNK = auto()
     END_OF_CHUNK = auto()
     TRAILERS = auto()
+    END = auto()  # none: all of the content has passed, and the end has yet to be told
     NOTHING = auto()  # the request has passed to its end
 
 
@@ -80,12 +90,14 @@ class Gate:
     Attributes:
         method: the current request's method; None until it is known, also where the head is refused later.
         head: the current request's head; None until it has passed.
+        head_for_machine: as much of it as the machine is told, with its end, once it has passed.
+        awaits_continue: True if the client holds its content back until it hears 100 Continue (RFC 9110 §10.1.1).
         trailers: its trailer section, once the request has passed to its end.
     """
 
     __slots__ = (
-        "_at", "_checked", "_empty_lines", "_extension_bytes", "_fields", "_held", "_left", "_limits", "_next", "head",
-        "method", "trailers",
+        "_at", "_checked", "_empty_lines", "_extension_bytes", "_fields", "_held", "_left", "_limits", "_next",
+        "awaits_continue", "head", "head_for_machine", "method", "trailers",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
@@ -99,6 +111,8 @@ class Gate:
         self._next = _Next.HEAD
         self.method: str | None = None
         self.head: RequestHead | None = None
+        self.head_for_machine = b""
+        self.awaits_continue = False
         self.trailers: Sequence[Field] = ()
         self._empty_lines = 0
         # Of a head or trailer section whose end is not there yet: bytes in whole lines that were found good, and how
@@ -149,9 +163,12 @@ class Gate:
         self._begin()
         self._skip_empty_lines()
 
-    def next_bytes(self) -> bytes:
-        """The next bytes for the engine: a head, or content, or its end. b"" if more must come first, or the current
-        request is `complete`.
+    def continue_said(self) -> None:
+        """The client has been answered: with 100 Continue, or with what makes it needless."""
+        self.awaits_continue = False
+
+    def next_event(self) -> RequestEvent | Waiting:
+        """The next event of the current request. NEED_DATA if more must come first, or it is `complete`.
 
         Raises:
             RequestError: what comes next is no request that we serve. Nothing passes any more.
@@ -161,8 +178,10 @@ class Gate:
                 return self._head()
             case _Next.CONTENT:
                 return self._content()
+            case _Next.END:
+                return self._end()
             case _Next.NOTHING:
-                return b""
+                return NEED_DATA
             case _:
                 return self._chunked_content()
 
@@ -183,10 +202,10 @@ class Gate:
             self._pass(2)
             self._empty_lines += 1
 
-    def _head(self) -> bytes:
+    def _head(self) -> RequestHead | Waiting:
         size = self._size_of_good_head() or self._size_of_section()
         if not size:
-            return b""
+            return NEED_DATA
         start = self._at
         self._checked = size - len(b"\r\n")
         line = REQUEST_LINE.match(self._held, start)
@@ -194,15 +213,17 @@ class Gate:
         method, target, version = (part.decode("ascii") for part in line.groups())
         self.method = method
         fields = _fields(self._held[line.end() : start + size - 2])
-        for_engine = [field for field in fields if field[0] in _FOR_ENGINE]
-        length = content_length(for_engine, version)
+        length = content_length(fields, version)
         authority = authority_of(method, target, version, fields)
         self.head = RequestHead(method, target, version, fields, length, authority)
+        for_machine = [b"%b: %b\r\n" % field for field in fields if field[0] in _FOR_MACHINE]
+        self.head_for_machine = b"".join([line[0], *for_machine, b"\r\n"])
+        self.awaits_continue = length != 0 and version != "1.0" and expects_continue(fields)
         self._pass(size)
         self._checked = self._fields = 0
         self._left = length or 0
-        self._next = _Next.CHUNK_LINE if length is None else _Next.CONTENT if length else _Next.NOTHING
-        return b"".join([line[0], *[b"%b: %b\r\n" % field for field in for_engine], b"\r\n"])
+        self._next = _Next.CHUNK_LINE if length is None else _Next.CONTENT if length else _Next.END
+        return self.head
 
     def _size_of_good_head(self) -> int:
         """The size of the head if it is all there and all is well with its lines, found out fast; else 0."""
@@ -285,27 +306,37 @@ class Gate:
 
     # Content (RFC 9112 §6 and §7)
 
-    def _content(self) -> bytes:
+    def _content(self) -> BodyPart | Waiting:
         data = self._pass(min(self._left, len(self._held) - self._at))
+        if not data:
+            return NEED_DATA
         self._left -= len(data)
         if not self._left:
-            self._next = _Next.NOTHING
-        return data
+            self._next = _Next.END
+        return self._part(data)
 
-    def _chunked_content(self) -> bytes:
+    def _part(self, data: bytes) -> BodyPart:
+        self.awaits_continue = False
+        return BodyPart(data)
+
+    def _end(self) -> EndOfRequest:
+        self.awaits_continue = False
+        self._next = _Next.NOTHING
+        return EndOfRequest(self.trailers)
+
+    def _chunked_content(self) -> BodyPart | EndOfRequest | Waiting:
         content: list[bytes] = []
-        end = b""
         try:
             self._take_content(content)
-            if self._next is _Next.TRAILERS:
-                end = self._trailers()
         except RequestError:
             # What came before the mistake is content all the same; the next call meets the mistake again.
             if not content:
                 raise
         if content:
-            return b"".join([b"%x\r\n" % sum(map(len, content)), *content, b"\r\n", end])
-        return end
+            return self._part(b"".join(content))
+        if self._next is _Next.TRAILERS and self._trailers():
+            return self._end()
+        return NEED_DATA
 
     def _take_content(self, content: list[bytes]) -> None:
         """Take what is there of chunks, up to the last chunk's line, and put their data into `content`."""
@@ -378,11 +409,11 @@ class Gate:
         self._pass(stop - start)
         return True
 
-    def _trailers(self) -> bytes:
-        """Take the trailer section (§7.1.2). The last chunk; b"" if the section is not all there yet."""
+    def _trailers(self) -> bool:
+        """Take the trailer section (§7.1.2); False if it is not all there yet."""
         size = self._size_of_section()
         if not size:
-            return b""
+            return False
         trailers = _fields(self._held[self._at : self._at + size - 2])
         for name, _ in trailers:
             if name in FRAMING:
@@ -390,8 +421,7 @@ class Gate:
         self.trailers = trailers
         self._pass(size)
         self._checked = self._fields = 0
-        self._next = _Next.NOTHING
-        return b"0\r\n\r\n"
+        return True
 
 
 def _stop(pattern: re.Pattern[bytes], held: bytes, start: int, end: int = sys.maxsize) -> int:

@@ -11,7 +11,8 @@ Field names are lower-case bytes and field values are bytes exactly as they came
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol, overload
+from enum import Enum, auto
+from typing import Final, NamedTuple, Protocol, overload
 
 Field = tuple[bytes, bytes]
 """A field line: (lower-case name, value), RFC 9110 §5."""
@@ -112,6 +113,17 @@ class EndOfRequest(NamedTuple):
     """The request is complete. `trailers` is the trailer section, almost always empty."""
 
     trailers: Sequence[Field]
+
+
+class Waiting(Enum):
+    """Stands where a `RequestEvent` would, as long as there is none."""
+
+    NEED_DATA = auto()
+
+
+NEED_DATA: Final = Waiting.NEED_DATA
+RequestEvent = RequestHead | BodyPart | EndOfRequest
+"""What a request comes as: its head, its content in parts, its end."""
 
 
 class ResponseHead(NamedTuple):
