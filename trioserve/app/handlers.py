@@ -29,6 +29,7 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
+    Awaitable,
     Callable,
     Collection,
     Mapping,
@@ -312,31 +313,35 @@ def _names(names: Collection[str]) -> str:
 
 
 class Invoke(Protocol):
-    """Calls a user's function for an exchange."""
+    """Calls a user's function for an exchange; what it returns comes of awaiting."""
 
-    async def __call__(self, exchange: Exchange, /, *args: Any, **kwargs: Any) -> Any: ...
+    def __call__(self, exchange: Exchange, /, *args: Any, **kwargs: Any) -> Awaitable[Any]: ...
 
 
 def invoking(function: Callable[..., Any]) -> Invoke:
     """How `function` is called: in the task of the exchange if it is async, else in a worker thread."""
     if is_async(function):
 
-        async def invoke(exchange: Exchange, /, *args: Any, **kwargs: Any) -> Any:
+        def invoke(exchange: Exchange, /, *args: Any, **kwargs: Any) -> Awaitable[Any]:
             exchange.handler_starts()
-            return await function(*args, **kwargs)
-    elif inspect.isasyncgenfunction(function):
+            made: Awaitable[Any] = function(*args, **kwargs)
+            return made
 
-        async def invoke(exchange: Exchange, /, *args: Any, **kwargs: Any) -> Any:
+        return invoke
+    if inspect.isasyncgenfunction(function):
+
+        async def begin(exchange: Exchange, /, *args: Any, **kwargs: Any) -> Any:
             exchange.handler_starts()
             return function(*args, **kwargs)
-    else:
 
-        async def invoke(exchange: Exchange, /, *args: Any, **kwargs: Any) -> Any:
-            # In a tuple: trio refuses a coroutine in its own words, while `response_of` knows the function's name.
-            (value,) = await exchange.run_in_thread(lambda: (function(*args, **kwargs),))
-            return value
+        return begin
 
-    return invoke
+    async def run_in_thread(exchange: Exchange, /, *args: Any, **kwargs: Any) -> Any:
+        # In a tuple: trio refuses a coroutine in its own words, while `response_of` knows the function's name.
+        (value,) = await exchange.run_in_thread(lambda: (function(*args, **kwargs),))
+        return value
+
+    return run_in_thread
 
 
 def response_of(function: Callable[..., Any], value: Any) -> Response:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from trioserve.app.websocket import WebSocket
 
 
+Later = tuple[tuple[Callable[..., Any], tuple[Any, ...]], ...]
+"""Background work that waits for the response: functions with their arguments."""
+
+
 class Urls(Protocol):
     """Who knows the paths of routes: the app."""
 
@@ -49,7 +53,7 @@ class Request:
     _state: SimpleNamespace | None = None
     _resources: AsyncExitStack | None = None
     _held: AsyncExitStack | None = None
-    later: tuple[tuple[Callable[..., Any], tuple[Any, ...]], ...] = ()
+    later: Later = ()
     websocket: WebSocket | None = None  # for the app layer: the session for which this request asked
 
     def __init__(self, exchange: Exchange, path_params: dict[str, Any], urls: Urls | None = None) -> None:

@@ -15,7 +15,7 @@ sent it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
 from typing import Any, Protocol
@@ -25,7 +25,7 @@ import trio
 from trioserve.app.errors import ErrorHandlers
 from trioserve.app.files import FileResponse
 from trioserve.app.handlers import Dependency, Plan, invoking, response_of
-from trioserve.app.request import Request, Urls
+from trioserve.app.request import Later, Request, Urls
 from trioserve.app.response import Release, Response, nothing_to_release
 from trioserve.app.router import Middleware, Next, Registration
 from trioserve.app.routing import Pattern
@@ -64,11 +64,11 @@ class Around:
 
     def wrapped(self, handler: Next, middleware: Sequence[Middleware]) -> Next:
         """`handler` with everything around it."""
-        call = self._expecting(handler)
+        call = handler
         if middleware:
+            call = self._expecting(handler)
             for function in reversed(middleware):
                 call = _followed(function, call)
-            call = self._expecting(call)  # middleware may raise an HTTPError too
         return self._never_failing(call)
 
     def _expecting(self, call: Next) -> Next:
@@ -77,27 +77,47 @@ class Around:
             try:
                 return await call(request)
             except BaseException as error:
-                request.later = before  # what raised is not to have its work done, whoever answers
-                answer = self._errors.expected(sole(error)) if _is_answerable(request, error) else None
-                if answer is None:
+                if (answer := await self._expected(request, error, before)) is None:
                     raise
-                return _held(request, await self._errors.answered(answer, request, sole(error)))
+                return answer
 
         return run
 
     def _never_failing(self, call: Next) -> Next:
+        """The outermost: here too it may be an error that is expected, as middleware may raise an HTTPError."""
+
         async def run(request: Request) -> Response:
             try:
-                return await call(request)
+                try:
+                    return await call(request)
+                except BaseException as error:
+                    if (answer := await self._expected(request, error, later=())) is None:
+                        raise
+                    return answer
             except BaseException as error:
-                request.later = ()
-                answer = self._errors.unexpected(sole(error)) if _is_answerable(request, error) else None
-                if answer is None:
+                if (answer := await self._unexpected(request, error)) is None:
                     raise  # logged and answered by the connection, if it is to be answered
-                request.exchange.report_failure(sole(error))
-                return _held(request, await self._errors.answered(answer, request, sole(error)))
+                return answer
 
         return run
+
+    async def _expected(self, request: Request, error: BaseException, later: Later) -> Response | None:
+        """The answer to an error that is expected. `later` is what there was to do when the call that raised began:
+        what raised is not to have its work done, whoever answers.
+        """
+        request.later = later
+        answer = self._errors.expected(sole(error)) if _is_answerable(request, error) else None
+        if answer is None:
+            return None
+        return _held(request, await self._errors.answered(answer, request, sole(error)))
+
+    async def _unexpected(self, request: Request, error: BaseException) -> Response | None:
+        request.later = ()
+        answer = self._errors.unexpected(sole(error)) if _is_answerable(request, error) else None
+        if answer is None:
+            return None
+        request.exchange.report_failure(sole(error))
+        return _held(request, await self._errors.answered(answer, request, sole(error)))
 
 
 def _is_answerable(request: Request, error: BaseException) -> bool:
@@ -161,9 +181,9 @@ class Route:
         middleware = [function for functions in self.registration.middleware for function in functions]
         return self._around.wrapped(self._with_dependencies if self._needs else self._handle, middleware)
 
-    async def _handle(self, request: Request) -> Response:
+    def _handle(self, request: Request) -> Coroutine[Any, Any, Response]:
         _check_content(request)
-        return await self._called(request, self._plan.arguments(request, request.path_params, {}))
+        return self._called(request, self._plan.arguments(request, request.path_params, {}))
 
     async def _with_dependencies(self, request: Request) -> Response:
         _check_content(request)
@@ -283,18 +303,15 @@ class Call:
     async def __call__(self, exchange: Exchange) -> None:
         request = Request(exchange, self._path_params, self._host)
         try:
-            await self._answer(request)
+            response = await self._run(request)
+            await response.send_to(exchange, request.release)
+        except BaseException as error:
+            await request.close(error)
+            raise
+        else:
+            await request.close(None)
         finally:
             # Also where the client leaves, or something fails, when it has its response.
             if request.later and exchange.completed:
                 for function, args in request.later:
                     self._host.current().background.start_soon(function, *args)
-
-    async def _answer(self, request: Request) -> None:
-        try:
-            response = await self._run(request)
-            await response.send_to(request.exchange, request.release)
-        except BaseException as error:
-            await request.close(error)
-            raise
-        await request.close(None)
