@@ -79,14 +79,14 @@ def fields_of(headers: HeaderItems, content_type: str | None) -> list[Field]:
     Raises:
         ResponseError: they are no names and values, or HTTP cannot carry one; see `MutableHeaders`.
     """
-    fields: list[Field] = []
-    if headers:
-        try:
-            items = headers.items() if isinstance(headers, Mapping) else headers
-            fields = [_field(name, value) for name, value in items]
-        except (TypeError, ValueError):
-            raise ResponseError(f"headers are a mapping, or pairs of name and value, not {headers!r}") from None
-    if content_type is not None and not any(name == b"content-type" for name, _ in fields):
+    if not headers:
+        return [] if content_type is None else [_content_type(content_type)]
+    try:
+        items = headers.items() if isinstance(headers, Mapping) else headers
+        fields = [_field(name, value) for name, value in items]
+    except (TypeError, ValueError):
+        raise ResponseError(f"headers are a mapping, or pairs of name and value, not {headers!r}") from None
+    if content_type is not None and b"content-type" not in [name for name, _ in fields]:
         fields.append(_content_type(content_type))
     return fields
 

@@ -11,7 +11,7 @@ goes with the first exchange and is refused to the second.
 from __future__ import annotations
 
 import copy
-import json as _json
+import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from datetime import datetime
@@ -28,6 +28,8 @@ from trioserve.core.errors import ResponseError
 from trioserve.core.messages import Field
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 Release = Callable[[], Awaitable[None]]
@@ -67,13 +69,17 @@ class Response:
     ) -> None:
         if not isinstance(status, int) or not 200 <= status <= 599:
             raise ResponseError(f"status={status!r}; a response has a status code from 200 to 599")
-        if not isinstance(body, str | bytes):
+        if isinstance(body, str):
+            body, default = body.encode(), "text/plain; charset=utf-8"
+        elif isinstance(body, bytes):
+            default = "application/octet-stream"
+        else:
             raise ResponseError(f"a response body is str or bytes, not {type(body).__name__}; is it Response.json?")
         if content_type is None and body:
-            content_type = "text/plain; charset=utf-8" if isinstance(body, str) else "application/octet-stream"
+            content_type = default
         self.status = status
         self._fields: list[Field] = fields_of(headers, content_type)
-        self.body = body.encode() if isinstance(body, str) else body
+        self.body = body
 
     @property
     def headers(self) -> MutableHeaders:
@@ -87,8 +93,7 @@ class Response:
         Raises:
             TypeError, ValueError: `value` cannot be JSON.
         """
-        text = _json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return cls(text, status=status, headers=headers, content_type="application/json")
+        return cls(_JSON.encode(value), status=status, headers=headers, content_type="application/json")
 
     @classmethod
     def html(cls, text: str, *, status: int = 200, headers: HeaderItems = ()) -> Response:
