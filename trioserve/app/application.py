@@ -327,10 +327,11 @@ class App(Router):
 
     def endpoint(self, head: RequestHead) -> Endpoint:
         """The endpoint for a request: its route, or one that answers for want of one."""
-        if is_for_server(head.method, head.target):
+        method, target = head.method, head.target
+        if is_for_server(method, target):
             return self._answering(self._telling_methods())
-        path = path_of(head.target)
-        match = self._table.find(head.method, path)
+        path = path_of(target)
+        match = self._table.find(method, path)
         if UPGRADE in self._table.methods and is_websocket_upgrade(head):
             # Where no WebSocket is served, its wish is ignored (RFC 9110 §7.8).
             socket = self._table.find(UPGRADE, path)
@@ -338,11 +339,11 @@ class App(Router):
         if isinstance(match, NoMatch):
             return self._answering(self._without(head, match))
         route, parameters = match
-        return Call(route.pattern.text, route.rules, route.run, parameters, host=self)
+        return route.call(parameters) if parameters else route.plain_call
 
     def _answering(self, answer: Next) -> Endpoint:
         """An endpoint that is no route's, with the app's own middleware."""
-        return Call(None, self._without_route, self._around.wrapped(answer, self._middleware), {}, host=self)
+        return Call(None, self._without_route, self._around.wrapped(answer, self._middleware), {}, self)
 
     def _telling_methods(self) -> Next:
         """What answers to OPTIONS about the server: the methods that there are anywhere."""

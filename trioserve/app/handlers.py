@@ -76,7 +76,7 @@ class Plan:
         self, subject: Any, path_params: Mapping[str, Any], values: Mapping[Dependency, Any]
     ) -> dict[str, Any]:
         """What to call the function with. `values` are those of all dependencies that it needs."""
-        arguments = {name: path_params[name] for name in self.path}
+        arguments = dict(path_params) if self.path else {}  # a handler takes all that its path has
         if self.subject is not None:
             arguments[self.subject] = subject
         for name, need in self.provided:
@@ -350,11 +350,12 @@ def response_of(function: Callable[..., Any], value: Any) -> Response:
     Raises:
         ResponseError: it is none, or one that cannot be sent again; the message names the function.
     """
-    if inspect.iscoroutine(value):
-        value.close()
-        raise ResponseError(f"handler {name_of(function)} returned a coroutine; await it, in an `async def`")
     try:
         response = as_response(value)
         return response.handed_over() if response.streamed else response
     except (ResponseError, TypeError, ValueError) as error:
-        raise ResponseError(f"handler {name_of(function)}: {error}") from None
+        mistake = str(error)
+        if inspect.iscoroutine(value):
+            value.close()
+            mistake = "it returned a coroutine; await it, in an `async def`"
+        raise ResponseError(f"handler {name_of(function)}: {mistake}") from None

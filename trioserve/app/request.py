@@ -284,6 +284,11 @@ class Request:
             self._held = AsyncExitStack()
         self._held.push_async_callback(close)
 
+    @property
+    def holds(self) -> bool:
+        """True if there is something to close when the exchange ends."""
+        return self._resources is not None or self._held is not None
+
     async def release(self) -> None:
         """Close `resources`: the response is made, and its last byte is about to be sent."""
         resources, self._resources = self._resources, None

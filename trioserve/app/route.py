@@ -154,8 +154,9 @@ def _held(request: Request, response: Response) -> Response:
 
 
 def _check_content(request: Request) -> None:
-    if request.exchange.refusal is not None:
-        raise request.exchange.refusal
+    refusal = request.exchange.refusal
+    if refusal is not None:
+        raise refusal
 
 
 class Route:
@@ -180,6 +181,15 @@ class Route:
         """The handler with everything around it. Made at the first request: middleware may come after the route."""
         middleware = [function for functions in self.registration.middleware for function in functions]
         return self._around.wrapped(self._with_dependencies if self._needs else self._handle, middleware)
+
+    def call(self, path_params: dict[str, Any]) -> Call:
+        """The endpoint of a request with these parameters in its path."""
+        return Call(self.pattern.text, self.rules, self.run, path_params, self._host)
+
+    @functools.cached_property
+    def plain_call(self) -> Call:
+        """The endpoint of every request, if the path has no parameters."""
+        return self.call({})
 
     def _handle(self, request: Request) -> Coroutine[Any, Any, Response]:
         _check_content(request)
@@ -209,6 +219,8 @@ class Route:
 
     async def _called(self, request: Request, arguments: dict[str, Any]) -> Response:
         response = response_of(self._handler, await self._invoke(request.exchange, **arguments))
+        if type(response) is Response:
+            return response  # it holds nothing
         if isinstance(response, FileResponse):
             response = await response.opened(request.exchange)
         return _held(request, response)
@@ -286,14 +298,14 @@ class SwitchedResponse(Response):
 
 
 class Call:
-    """The endpoint of one request.
+    """The endpoint of one request, or of all to a path without parameters.
 
     `name` is the route's pattern; None where no route was found.
     """
 
     __slots__ = ("_host", "_path_params", "_run", "name", "rules")
 
-    def __init__(self, name: str | None, rules: Rules, run: Next, path_params: dict[str, Any], *, host: Host) -> None:
+    def __init__(self, name: str | None, rules: Rules, run: Next, path_params: dict[str, Any], host: Host) -> None:
         self.name = name
         self.rules = rules
         self._run = run
@@ -301,7 +313,7 @@ class Call:
         self._host = host
 
     async def __call__(self, exchange: Exchange) -> None:
-        request = Request(exchange, self._path_params, self._host)
+        request = Request(exchange, self._path_params.copy(), self._host)
         try:
             response = await self._run(request)
             await response.send_to(exchange, request.release)
@@ -309,7 +321,8 @@ class Call:
             await request.close(error)
             raise
         else:
-            await request.close(None)
+            if request.holds:
+                await request.close(None)
         finally:
             # Also where the client leaves, or something fails, when it has its response.
             if request.later and exchange.completed:

@@ -135,7 +135,7 @@ class Pattern:
             parameters that cannot be told apart, or something that no request's path contains.
     """
 
-    __slots__ = ("_pieces", "parameters", "segments", "text", "types")
+    __slots__ = ("_conversions", "_pieces", "parameters", "segments", "text", "types")
 
     def __init__(self, text: str, converters: Mapping[str, Converter] = CONVERTERS) -> None:
         if not text.startswith("/"):
@@ -144,7 +144,11 @@ class Pattern:
         # Literal text and parameters in turn, for `url`.
         self._pieces: list[str | _Parameter] = []
         self.segments = tuple(self._compile(text, converters))
-        names = [piece.name for piece in self._pieces if isinstance(piece, _Parameter)]
+        # The parameters in their order, for `values`.
+        self._conversions = [
+            (piece.name, piece.converter.convert) for piece in self._pieces if isinstance(piece, _Parameter)
+        ]
+        names = [name for name, _ in self._conversions]
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(f"the path {text!r} has the parameter {name!r} twice")
@@ -226,10 +230,9 @@ class Pattern:
         Raises:
             ValueError: one is not UTF-8, or its converter refuses it.
         """
-        parameters = (piece for piece in self._pieces if isinstance(piece, _Parameter))
         return {
-            name: converter.convert(unquote(text, errors="strict") if "%" in text else text)
-            for (name, converter, _), text in zip(parameters, texts, strict=True)
+            name: convert(unquote(text, errors="strict") if "%" in text else text)
+            for (name, convert), text in zip(self._conversions, texts, strict=True)
         }
 
     def url(self, values: Mapping[str, Any]) -> str:
@@ -329,6 +332,7 @@ class NoMatch(NamedTuple):
 class _Leaf(NamedTuple, Generic[R]):
     pattern: Pattern
     route: R
+    plain: Match[R]  # what it is where the path has no parameters: always the same
 
 
 class _Node(Generic[R]):
@@ -396,7 +400,7 @@ class RouteTable(Generic[R]):
                 raise ConfigError(
                     f"{method} {pattern.text} of {route} is served already, by {other.pattern.text} of {other.route}"
                 )
-        node.leaves.update(dict.fromkeys(methods, _Leaf(pattern, route)))
+        node.leaves.update(dict.fromkeys(methods, _Leaf(pattern, route, Match(route, {}))))
         self.methods |= frozenset(methods)
         if not pattern.parameters:
             self._exact["/" + "/".join(segment.literal or "" for segment in pattern.segments)] = node.leaves
@@ -405,9 +409,8 @@ class RouteTable(Generic[R]):
         """The route for a request. HEAD falls back to GET (RFC 9110 §9.3.2)."""
         path = normal_path(path)
         leaves = self._exact.get(path)
-        leaf = None if leaves is None else _serving(leaves, method)
-        if leaf is not None:
-            return Match(leaf.route, {})
+        if leaves is not None and (leaf := _serving(leaves, method)) is not None:
+            return leaf.plain
         if not path.startswith("/"):
             return NoMatch(frozenset())  # the asterisk-form, or an authority: RFC 9112 §3.2
         search: _Search[R] = _Search(path, method)
