@@ -462,6 +462,34 @@ async def test_a_handler_that_breaks_its_own_task_breaks_nobody_elses(nursery, c
     assert errors(caplog), "somebody is told"
 
 
+async def test_what_runs_in_a_nursery_that_a_handler_has_left_open_is_cancelled_with_its_connection(nursery, caplog):
+    app, runs, cancelled = App(), trio.Event(), trio.Event()
+
+    async def left_running() -> None:
+        runs.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    @app.get("/")
+    async def handler() -> str:
+        left_open = await trio.open_nursery().__aenter__()
+        left_open.start_soon(left_running)
+        await runs.wait()
+        return "done"
+
+    server = await start(nursery, app)
+    staying, erring = await server.connect(), await server.connect()
+    assert (await erring.get()).body == b"done"
+    erring.close()
+
+    await happens(cancelled.wait())
+
+    assert (await staying.get()).body == b"done"
+    assert errors(caplog), "somebody is told"
+
+
 async def test_a_plain_hook_that_hangs_takes_no_threads_of_another(nursery, caplog):
     app, told = Sleeping(), trio.Event()
     unblock = threading.Event()

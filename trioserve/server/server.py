@@ -414,9 +414,25 @@ class Server:
 
     async def _serve(self, connection: Connection) -> None:
         try:
-            await self._contained(lambda: _fenced(connection.serve))
+            await self._contained(connection.serve)
         finally:
+            self._forget_open_nurseries()
             self._ended(connection)  # also if it could not close itself
+
+    def _forget_open_nurseries(self) -> None:
+        """Cancel the nurseries that a handler has left open in this task, which ends now, and take them off it.
+
+        A handler does so by breaking out of an async generator that holds one, say. For that trio fails the task when
+        it has ended, past every `except` in it, and with it all that runs beside it: the other connections. Around each
+        of them a nursery of its own would hold that off too, but costs all of them a second task.
+        """
+        task = trio.lowlevel.current_task()
+        left_open = task.child_nurseries
+        if left_open:
+            for nursery in left_open:
+                nursery.cancel_scope.cancel(reason="it was left open, and its connection has ended")
+            task._child_nurseries.clear()  # noqa: SLF001
+            self._context.reporter.internal_error(RuntimeError("a handler has left a nursery open"))
 
     def _ended(self, living: Connection | Opening) -> None:
         """Give its place to others. It may be told more than once."""
@@ -469,16 +485,6 @@ async def _until_first(*waits: Callable[[], Awaitable[None]]) -> None:
 
         for wait in waits:
             nursery.start_soon(run, wait)
-
-
-async def _fenced(run: Callable[[], Awaitable[None]]) -> None:
-    """Run in a nursery of its own.
-
-    A handler that leaves a nursery or a cancel scope open (by breaking out of an async generator that holds one, say)
-    makes trio end the whole task, past every `except` in it. Then the failure comes out here, and no further up.
-    """
-    async with trio.open_nursery() as fence:
-        fence.start_soon(run)
 
 
 def date_field(clock: Callable[[], float] = time.time) -> Callable[[], bytes]:
