@@ -157,6 +157,7 @@ class Connection:
                 return
             self.engine.start_next_exchange()
             self.exchange = None
+            del head, exchange  # while it is idle, a connection holds nothing of its last exchange
             patience = self.context.deadlines.idle
 
     def _begin_exchange(self, head: RequestHead | None) -> ServedExchange:
