@@ -171,6 +171,29 @@ async def test_what_there_is_room_for_is_sent_and_no_room_is_no_error():
         assert transport.send_nowait(memoryview(b"more")) == 0
 
 
+async def test_what_comes_behind_is_sent_together_as_far_as_there_is_room():
+    with connected() as (transport, client):
+        assert transport.send_nowait(b"head", b"content", b"tail") == 15
+        assert await read(client, 15) == b"headcontenttail"
+
+        content = os.urandom(10_000_000)
+        taken = transport.send_nowait(b"head", memoryview(content), b"tail")
+        assert 4 < taken < 10_000_000
+        assert await read(client, taken) == (b"head" + content)[:taken]
+        while transport.send_nowait(bytes(RECEIVE_SIZE)):
+            pass
+        assert transport.send_nowait(b"head", content, b"tail") == 0
+
+
+@pytest.mark.usefixtures("way")
+async def test_what_comes_before_a_file_is_sent_before_it(nursery, file):
+    with connected() as (transport, client):
+        part = FileSlice(file, 0, len(CONTENT))
+        assert transport.send_nowait(b"head", part, b"tail") == 4
+        nursery.start_soon(send_file, transport, part)
+        assert await read(client, 4 + len(CONTENT)) == b"head" + CONTENT
+
+
 async def test_waiting_for_room_ends_when_the_client_reads():
     with connected() as (transport, client):
         while transport.send_nowait(bytes(RECEIVE_SIZE)):

@@ -1425,4 +1425,4 @@ async def test_an_idle_connection_holds_nothing_of_the_response_before(stage: St
         assert await client.response() == (200, bytes(500_000))
         await theatre.completed()
         (connection,) = server_of(theatre)._living
-        assert sum(map(len, connection.sender._wire)) + len(connection.sender._unsent.obj) == 0
+        assert sum(map(len, connection.sender._wire)) + sum(map(len, connection.sender._unsent)) == 0

@@ -22,9 +22,8 @@ import math
 import trio
 
 from trioserve.connection.spool import Spool
-from trioserve.connection.transport import HungUp, Interrupted, OnBytes, OnHangup, Transport, end_as_received
+from trioserve.connection.transport import HungUp, Interrupted, OnBytes, OnHangup, Run, Transport, end_as_received
 from trioserve.core.lifecycle import Cause
-from trioserve.core.messages import FileSlice
 from trioserve.core.target import Scheme
 
 READ_AHEAD = 65_536
@@ -197,8 +196,8 @@ class ReadAhead:
     def taken_bytes(self) -> int:
         return self._transport.taken_bytes()
 
-    def send_nowait(self, data: bytes | memoryview | FileSlice) -> int:
-        return self._transport.send_nowait(data)
+    def send_nowait(self, data: Run, *behind: Run) -> int:
+        return self._transport.send_nowait(data, *behind)
 
     async def wait_writable(self) -> None:
         await self._transport.wait_writable()

@@ -9,27 +9,31 @@ before has been handed over: cancelled there, nothing of the new piece exists ye
 bytes and `send` takes them up at once: cancelled there, what is left of them stays here, and the next `ready` hands
 it over. So the bytes on the wire are always a prefix of what the engine was told, and one piece at most is held.
 
-A piece whose payload is (a slice of) a file is handed over in up to three runs, the payload between its framing; all
-others are one run of bytes. A file that turns out to be shorter than was announced, or cannot be read, stays here as a
-piece that cannot get out: whoever sends or ends the response is told so, again and again, until it is cut. Nothing else
-can go in its place.
+A piece with little content is handed over as one run of bytes. One with much, or whose payload is (a slice of) a file,
+is up to three, the payload between its framing, so that its content is not copied; the transport is shown them at once.
+A file that turns out to be shorter than was announced, or cannot be read, stays here as a piece that cannot get out:
+whoever sends or ends the response is told so, again and again, until it is cut. Nothing else can go in its place.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import trio
 
 from trioserve.connection.departure import Departure
 from trioserve.connection.timers import Timers
-from trioserve.connection.transport import HungUp, Interrupted, Transport
+from trioserve.connection.transport import HungUp, Interrupted, Run, Transport
 from trioserve.core.errors import ClientGone
 from trioserve.core.lifecycle import Cause
 from trioserve.core.limits import Deadlines, Limits
-from trioserve.core.messages import FileSlice, Wire
+from trioserve.core.messages import Wire
 from trioserve.core.patience import Patience
 
 _NOTHING = Wire(b"", b"", b"")
-_NO_BYTES = memoryview(b"")
+
+JOINED = 16_384
+"""Bytes of content below which it is copied behind its framing: that costs less than to hand over several runs."""
 
 LOOKS = 30
 """How often within `send_stall` a client that leaves no room is looked at, to see whether it takes anything at all."""
@@ -63,10 +67,9 @@ class Sender:
         self._look_every = deadlines.send_stall / LOOKS
         # Set only while somebody waits for room.
         self._timer = timers.timer(self._look)
-        # The piece that is being handed over, what of its current run is left, and the runs behind that.
+        # The piece that is being handed over, and the runs of it that are left. None is empty.
         self._wire = _NOTHING
-        self._unsent: memoryview | FileSlice = _NO_BYTES
-        self._behind: list[memoryview | FileSlice] = []
+        self._unsent: list[Run] = []
         self._busy = False
         # Part of a piece is on the wire and the rest was forgotten: what followed would be taken for that rest.
         self._cut = False
@@ -84,8 +87,7 @@ class Sender:
     @property
     def content_bytes(self) -> int:
         """Bytes of the current response's content that were handed to the transport."""
-        unsent = len(self._unsent) + sum(map(len, self._behind))
-        return self._content_bytes + self._wire.payload_sent(sum(map(len, self._wire)) - unsent)
+        return self._content_bytes + self._wire.payload_sent(_size(self._wire) - _size(self._unsent))
 
     def new_response(self) -> None:
         """A new exchange begins: count from zero."""
@@ -135,9 +137,9 @@ class Sender:
     def forget(self) -> None:
         """The end has come: nothing more is written."""
         self._timer.stop()
-        self._cut = self._cut or 0 < len(self._unsent) < sum(map(len, self._wire))
+        self._cut = self._cut or 0 < _size(self._unsent) < _size(self._wire)
         self._content_bytes = self.content_bytes
-        self._wire, self._unsent, self._behind = _NOTHING, _NO_BYTES, []
+        self._wire, self._unsent = _NOTHING, []
 
     def discard(self) -> None:
         """The connection is over: no timer of ours will be due."""
@@ -146,12 +148,12 @@ class Sender:
     def _take_up(self, wire: Wire) -> None:
         assert not self._unsent, "a piece was given before the one before it was out"
         self._wire = wire
-        prefix, payload, suffix = wire
-        if isinstance(payload, FileSlice):
-            runs = (memoryview(prefix), payload, memoryview(suffix))
-            self._unsent, *self._behind = [run for run in runs if run]
+        payload = wire.payload
+        if isinstance(payload, bytes) and len(payload) < JOINED:
+            data = b"".join((wire.prefix, payload, wire.suffix))
+            self._unsent = [data] if data else []
         else:
-            self._unsent = memoryview(b"".join((prefix, payload, suffix)) if prefix or suffix else payload)
+            self._unsent = [run for run in wire if run]
 
     async def _flush(self) -> None:
         """Hand over what is left, waiting for room."""
@@ -174,21 +176,24 @@ class Sender:
         Raises:
             ResponseError: the piece's file cannot be sent.
         """
-        try:
-            taken = self._transport.send_nowait(self._unsent)
-        except HungUp as error:
-            self._departure.hung_up(error.cause)
-            return False
-        self._unsent = self._unsent[taken:]
-        self.response_bytes += taken
-        if self._unsent:
-            return False
-        if self._behind:
-            self._unsent = self._behind.pop(0)
-            return self._try_push()
+        unsent = self._unsent
+        while unsent:
+            try:
+                taken = self._transport.send_nowait(*unsent)
+            except HungUp as error:
+                self._departure.hung_up(error.cause)
+                return False
+            self.response_bytes += taken
+            runs_before = len(unsent)
+            while unsent and taken >= len(unsent[0]):
+                taken -= len(unsent.pop(0))
+            if taken:
+                unsent[0] = _behind(unsent[0], taken)
+            if taken or len(unsent) == runs_before:
+                return False
         # Nothing is kept of a piece that is out: an idle connection holds no response.
         self._content_bytes += len(self._wire.payload)
-        self._wire, self._unsent = _NOTHING, _NO_BYTES
+        self._wire = _NOTHING
         return True
 
     async def _after_the_end(self) -> None:
@@ -226,3 +231,12 @@ class Sender:
             self._timer.set(min(now + self._look_every, end))
         else:
             self._departure.give_up(Cause.WRITE_TIMEOUT)
+
+
+def _size(runs: Iterable[Run]) -> int:
+    return sum(map(len, runs))
+
+
+def _behind(run: Run, size: int) -> Run:
+    """What of a run comes behind its first `size` bytes, which is no copy."""
+    return memoryview(run)[size:] if isinstance(run, bytes) else run[size:]

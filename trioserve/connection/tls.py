@@ -30,7 +30,7 @@ from typing import Literal
 import trio
 
 from trioserve.connection.spool import RECEIVE_SIZE
-from trioserve.connection.transport import HungUp, OnBytes, OnHangup, Transport, end_as_received, read_slice
+from trioserve.connection.transport import HungUp, OnBytes, OnHangup, Run, Transport, end_as_received, read_slice
 from trioserve.core.errors import ERROR_LOGGER, ResponseError
 from trioserve.core.lifecycle import Cause
 from trioserve.core.messages import FileSlice
@@ -200,7 +200,7 @@ class TlsTransport:
 
     # Bytes out
 
-    def send_nowait(self, data: bytes | memoryview | FileSlice) -> int:
+    def send_nowait(self, data: Run, *_behind: Run) -> int:
         if not data:
             return self._transport.send_nowait(b"")
         self._client_gone = False
@@ -222,7 +222,7 @@ class TlsTransport:
             self._offered_again = size - begun
         return taken
 
-    def _seal(self, data: bytes | memoryview | FileSlice) -> int:
+    def _seal(self, data: Run) -> int:
         """Encrypt the beginning of `data` into one record; returns how many bytes that is."""
         plain = read_slice(data, RECORD) if isinstance(data, FileSlice) else data[:RECORD]
         try:

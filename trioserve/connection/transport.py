@@ -62,6 +62,8 @@ def end_as_received(end: Cause | None) -> bytes | None:
 
 OnHangup = Callable[[Cause], None]
 OnBytes = Callable[[], None]
+Run = bytes | memoryview | FileSlice
+"""Bytes to be sent."""
 
 
 class Transport(Protocol):
@@ -99,9 +101,12 @@ class Transport(Protocol):
         """
         ...
 
-    def send_nowait(self, data: bytes | memoryview | FileSlice) -> int:
+    def send_nowait(self, data: Run, *behind: Run) -> int:
         """Hand over as much of `data` as there is room for; returns how many bytes (0: no room). Of a file (not empty)
         it may be less.
+
+        `behind` is what is sent next: if all of `data` was taken, as much of that as there is room for may have been
+        taken with it, and counts too.
 
         Raises:
             HungUp: the peer is gone.
@@ -254,11 +259,16 @@ class SocketTransport:
         except trio.ClosedResourceError:
             raise Interrupted from None
 
-    def send_nowait(self, data: bytes | memoryview | FileSlice) -> int:
+    def send_nowait(self, data: Run, *behind: Run) -> int:
         if isinstance(data, FileSlice):
             return self._send_file(data)
         try:
-            sent = self._sock.send(data)
+            if not behind:
+                sent = self._sock.send(data)
+            elif isinstance(behind[0], FileSlice):
+                sent = self._sock.send(data, _MORE_FOLLOWS)
+            else:
+                sent = self._sock.sendmsg((data, *behind))  # type: ignore[arg-type]  # a file is followed by framing only
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -445,6 +455,9 @@ def _no_sendfile(_out: int, _in: int, _offset: int, _count: int) -> int:
 
 
 _sendfile = getattr(os, "sendfile", _no_sendfile)
+
+_MORE_FOLLOWS = getattr(socket, "MSG_MORE", 0)
+"""Have the system fill its segment with what is sent next, the beginning of a file, if that comes at once."""
 
 _SILENCE = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN})
 _PEER_GONE = _SILENCE | {errno.EPIPE, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN}

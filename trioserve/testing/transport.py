@@ -29,7 +29,7 @@ import trio
 
 from trioserve.connection.spool import RECEIVE_SIZE, Spool
 from trioserve.connection.timers import current_timers
-from trioserve.connection.transport import HungUp, Interrupted, OnBytes, OnHangup, read_slice
+from trioserve.connection.transport import HungUp, Interrupted, OnBytes, OnHangup, Run, read_slice
 from trioserve.core.lifecycle import Cause
 from trioserve.core.messages import FileSlice
 from trioserve.core.records import ClientAddress
@@ -230,7 +230,7 @@ class MemoryTransport(_End):
         await self._readers.wait_until(lambda: bool(self._spool.size) or self._readable())
         self._interrupt_if_closed()
 
-    def send_nowait(self, data: bytes | memoryview | FileSlice) -> int:
+    def send_nowait(self, data: Run, *_behind: Run) -> int:
         if self._broken is not None:
             raise HungUp(self._broken)
         if self._outgoing.fin_sent:
