@@ -888,8 +888,8 @@ DEFECTS = (
     Defect(
         "what-a-spool-held-is-never-given-back",
         "connection/spool.py",
-        "        self._chunks.clear()\n        self._budget.give_back(self._charge(self.size))\n",
-        "        self._chunks.clear()\n",
+        "        self._chunks = None\n        self._budget.give_back(self._charge(self.size))\n",
+        "        self._chunks = None\n",
         ("tests/connection/test_spool.py::test_what_is_cleared_makes_room_for_others_once",),
     ),
     Defect(
