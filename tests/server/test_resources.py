@@ -216,6 +216,29 @@ async def forty_come_and_go(app: Busy, server: Running) -> None:
     await trio.testing.wait_all_tasks_blocked()
 
 
+@pytest.mark.parametrize("asked", ["Connection: close\r\n", ""])
+async def test_a_connection_that_has_ended_leaves_nothing_for_the_garbage_collector(nursery, asked):
+    app = App()
+
+    @app.get("/")
+    async def hello() -> str:
+        return "hello"
+
+    server = await start(nursery, app)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            client = await server.ask(f"GET / HTTP/1.1\r\nHost: test\r\n{asked}\r\n".encode())
+            assert (await client.receive()).startswith(b"HTTP/1.1 200")
+            client.close()
+        server.drain.set()
+        await happens(server.ended.wait())
+        assert connections() == 0
+    finally:
+        gc.enable()
+
+
 def what_there_is() -> dict[str, int]:
     gc.collect()
     return {"tasks": tasks(), "descriptors": sum(1 for _ in DESCRIPTORS.iterdir()), "connections": connections()}

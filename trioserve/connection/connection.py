@@ -480,6 +480,9 @@ class Connection:
                 status = self._abandoned_status(end)
                 record = exchange.abandoned_record(end, status, self.departure.unacked_bytes)
                 await self.context.reporter.abandoned(record)
+            # With this and what was discarded nothing of a connection refers back to it, and it is gone when its task
+            # is, without a search by the garbage collector.
+            self.exchange = None
 
     def _is_answered(self, exchange: ServedExchange, end: End | None) -> bool:
         """Give the answer that is still owed, if one is; says whether the client has an answer now."""

@@ -19,7 +19,7 @@ import trio
 from trioserve.connection.timers import Timers
 from trioserve.connection.transport import Transport
 from trioserve.core.errors import ClientGone
-from trioserve.core.lifecycle import Cause, ClientRules, End, Lifecycle, Peer, Phase, Verdict
+from trioserve.core.lifecycle import CANCEL, Cause, ClientRules, End, HalfClose, Lifecycle, Peer, Phase, Verdict
 
 
 class Departure:
@@ -132,8 +132,10 @@ class Departure:
         self._timer.discard()
 
     def discard(self) -> None:
-        """The connection is closed: whoever still uses it is told so."""
+        """The connection is closed: whoever still uses it is told so. It is let go of, and not asked any more."""
         self._timer.discard()
+        self._situation = _closed
+        self._probe = self._overdue = _nothing
         self.scope.cancel(reason="the connection is closed")
 
     def _carry_out(self, verdict: Verdict, rules: ClientRules) -> None:
@@ -174,3 +176,12 @@ class Departure:
         cause, phase, _ = self.end
         who = "the client left or was too slow" if cause.by == "client" else "the server gave up"
         return f"{who}: {cause} in phase {phase}"
+
+
+def _closed() -> tuple[Phase, ClientRules]:
+    """The situation of a connection that is closed."""
+    return Phase.COMPLETE, ClientRules(HalfClose.ABORT, CANCEL, "1.1")
+
+
+def _nothing() -> None:
+    pass

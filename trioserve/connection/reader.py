@@ -136,8 +136,9 @@ class Reader:
             self._transport.interrupt()
 
     def discard(self) -> None:
-        """The connection is over: no timer of ours will be due."""
+        """The connection is over: no timer of ours will be due, and nobody is told anything."""
         self._timer.discard()
+        self._hung_up = self._nothing_there = _nobody_is_told
 
     async def _more_of_body(self) -> None:
         since = trio.current_time()
@@ -206,3 +207,7 @@ class Reader:
 
     def _too_slow(self) -> None:
         self._departure.give_up(Cause.READ_TIMEOUT)
+
+
+def _nobody_is_told(*_news: object) -> None:
+    pass
