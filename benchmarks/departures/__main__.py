@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import statistics
+import itertools
 import sys
 from collections import Counter
 
-from benchmarks.departures.measure import Row, Servers, measure
+from benchmarks.departures.measure import Amount, Row, Servers, measure
 from benchmarks.departures.situations import ToldBy, situations
+from benchmarks.percentiles import percentile
 from benchmarks.tables import load_average, measured_where, publish, table
 from trioserve import HangupNews
 
-COLUMNS = ("situation", "leaves by", ">p50 ms", ">max ms", ">noticed", "what the record says; what else was seen")
+COLUMNS = (
+    "situation",
+    "leaves by",
+    ">p50 ms",
+    ">p99 ms",
+    ">max ms",
+    ">noticed",
+    "what the record says; what else was seen",
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.departures", description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=30, help="of each situation (default: 30)")
+    parser.add_argument("--repetitions", type=int, default=200, help="of each situation (default: 200)")
+    parser.add_argument("--seconds", type=float, default=8.0, help="for each situation, at the most (default: 8)")
     parser.add_argument("--hangup-news", choices=("kernel", "read-ahead"), default=HangupNews.KERNEL.value)
     parser.add_argument("--only", metavar="TEXT", default="", help="only situations with TEXT in their name")
     parser.add_argument("--markdown", metavar="FILE", help="write the table there too")
@@ -25,12 +35,12 @@ def main() -> None:
     load = load_average()
 
     chosen = [situation for situation in situations() if options.only in situation.name]
-    rows = []
+    amount = Amount(options.repetitions, least=min(10, options.repetitions), seconds=options.seconds)
+    numbers = itertools.count(1)
     with Servers(options.hangup_news) as servers:
-        for number, situation in enumerate(chosen, 1):
-            say(f"[{number}/{len(chosen)}] {situation.name}, {situation.leaving} ")
-            rows.append(measure(situation, servers, options.repetitions, progress=lambda: say(".")))
-            say("\n")
+        rows = measure(
+            chosen, servers, amount, lambda row: say(f"[{next(numbers)}/{len(chosen)}] {row.situation.name}\n")
+        )
     publish(f"{measured_where(load)}\n\n{table(COLUMNS, [cells(row) for row in rows])}", options.markdown)
 
 
@@ -40,9 +50,8 @@ def say(text: str) -> None:
 
 def cells(row: Row) -> tuple[str, ...]:
     situation = row.situation
-    p50 = milliseconds(statistics.median(row.delays)) if row.delays else "-"
-    worst = milliseconds(max(row.delays)) if row.delays else "-"
-    return situation.name, situation.leaving, p50, worst, f"{len(row.delays)}/{row.departures}", seen(row)
+    figures = [milliseconds(percentile(row.delays, percent)) for percent in (50, 99, 100)] if row.delays else ["-"] * 3
+    return situation.name, situation.leaving, *figures, f"{len(row.delays)}/{row.departures}", seen(row)
 
 
 def seen(row: Row) -> str:

@@ -1,10 +1,14 @@
-"""Run one situation many times, and say what was seen."""
+"""Run the situations, each many times, and say what was seen.
+
+Those of which one repetition is brief take turns, so that what disturbs the machine disturbs them alike. The others
+come behind them, one after another: they move much, and wait long.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -15,7 +19,7 @@ from benchmarks.process_facts import file_descriptors
 from benchmarks.server_process import ServerProcess
 
 RECORD_PATIENCE = 2.0
-"""Seconds for the record of a departure that was noticed; the longest clean-up takes 0.2."""
+"""Seconds for the record of a departure that was noticed; the clean-up takes 0.02."""
 
 NO_RECORD_PATIENCE = 0.05
 """Seconds in which no record may come where none is due."""
@@ -23,12 +27,17 @@ NO_RECORD_PATIENCE = 0.05
 CLOSE_LOOKS_EVERY = 0.0001
 """Seconds between two looks at whether the server has closed a socket: what such a row's figures are exact to."""
 
+TOGETHER = 30
+"""Clients at the most in a situation that has all repetitions at once."""
+
 
 @dataclass(slots=True)
 class Row:
     """What was seen of one situation."""
 
     situation: Situation
+    repetitions: int = 0
+    seconds: float = 0.0  # that they took
     departures: int = 0
     delays: list[float] = field(default_factory=list)  # seconds; one for each departure that was noticed
     answers: int = 0
@@ -69,17 +78,52 @@ class Servers:
         process.__exit__(None, None, None)
 
 
-def measure(situation: Situation, servers: Servers, repetitions: int, progress: Callable[[], None]) -> Row:
-    row = Row(situation)
-    crowd = situation.crowd * (repetitions if situation.together else 1)
-    for _ in range(1 if situation.together else repetitions):
-        server, events = servers.get(situation.settings)
-        _Repetition(situation, server, events, row).run(crowd)
-        if len(row.delays) < row.departures:
-            # What was not noticed goes on and holds what it holds; the next repetition begins without it.
-            servers.stop(situation.settings)
-        progress()
-    return row
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """How often a situation is repeated, and for how long."""
+
+    repetitions: int
+    least: int  # also if there is no time for them
+    seconds: float  # for each situation; one that takes longer has less repetitions
+
+    @property
+    def together(self) -> int:
+        """Repetitions of a situation that has all of them at once."""
+        return min(self.repetitions, TOGETHER)
+
+    def is_done(self, row: Row) -> bool:
+        if row.situation.together:
+            return row.repetitions > 0
+        return row.repetitions >= self.repetitions or (row.repetitions >= self.least and row.seconds >= self.seconds)
+
+
+def measure(
+    situations: Iterable[Situation], servers: Servers, amount: Amount, progress: Callable[[Row], None]
+) -> list[Row]:
+    """A row for each situation, in their order. `progress` is told of each that is done."""
+    rows = [Row(situation) for situation in situations]
+    brief = [row for row in rows if row.situation.brief]
+    for turns in (brief, *([row] for row in rows if not row.situation.brief)):
+        left = turns
+        while left:
+            for row in left:
+                repeat(row, servers, amount)
+                if amount.is_done(row):
+                    progress(row)
+            left = [row for row in left if not amount.is_done(row)]
+    return rows
+
+
+def repeat(row: Row, servers: Servers, amount: Amount) -> None:
+    situation, begun = row.situation, time.monotonic()
+    missed = row.departures - len(row.delays)
+    server, events = servers.get(situation.settings)
+    _Repetition(situation, server, events, row).run(situation.crowd * (amount.together if situation.together else 1))
+    if situation.told_by is not ToldBy.NOTHING and row.departures - len(row.delays) > missed:
+        # What was not noticed goes on and holds what it holds; the next repetition begins without it.
+        servers.stop(situation.settings)
+    row.repetitions += 1
+    row.seconds += time.monotonic() - begun
 
 
 class _Repetition:

@@ -19,11 +19,11 @@ from benchmarks.server_process import announce, say
 from trioserve import Abandoned, App, Completed, Config, Deadlines, Request, Response, TcpAddress, serve
 from trioserve.app.streaming import Send
 
-THREAD_LOOKS_EVERY = 0.001
+THREAD_LOOKS_EVERY = 0.0002
 """Seconds between two looks of the plain `def` handler for its cancellation."""
 
-SHIELDED_CLEANUP = 0.2
-LATE_ANSWER = 0.3
+SHIELDED_CLEANUP = 0.02
+LATE_ANSWER = 0.05
 """Seconds after which a handler answers that is not to be cancelled."""
 
 STREAM_PAUSE = 0.01
