@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import resource
-import socket
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from benchmarks import process_facts
-from benchmarks.answers import hello
+from benchmarks.idle.holding import Contender, measure
 from benchmarks.promises import Promise, at_most, exactly, exit_code, promise_table
 from benchmarks.server_process import ServerProcess
 from benchmarks.tables import load_average, measured_where, publish, table
-
-WARM_UP = 500
-"""Connections opened, asked and closed before the first look: what is imported and cached late is there then."""
-
-SETTLE = 1.0
-"""Seconds between the last request and a look at the memory, and the time for closed connections to be gone."""
-
-PATIENCE = 10.0
-"""Seconds for any answer, and for all descriptors to be closed."""
 
 DESCRIPTORS_BESIDE = 100
 """What a process needs beside its connections, generously."""
@@ -38,32 +24,6 @@ SECOND_TIME = 1.05
 INSTALL = "python3 -m venv .peers && .peers/bin/python -m pip install -r benchmarks/idle/peers.txt"
 
 PEERS = ("uvicorn", "httptools", "uvloop", "hypercorn")
-
-
-@dataclass(slots=True)
-class Contender:
-    """One server, and what was seen of it. Memory is in kilobytes, times are in seconds."""
-
-    name: str
-    module: str
-    argument: str
-    kilobytes_allowed: float | None = None  # for each connection; None: another's server, of which nothing is promised
-    held: int = 0
-    before: int = 0
-    with_all: int = 0
-    after: int = 0
-    second_time: int = 0  # with all, when they have come again
-    descriptors_left: int = 0
-    delays: list[float] = field(default_factory=list)
-    trouble: str = ""
-
-    @property
-    def ours(self) -> bool:
-        return self.kilobytes_allowed is not None
-
-    @property
-    def kilobytes_each(self) -> float:
-        return (self.with_all - self.before) / self.held if self.held else float("nan")
 
 
 def contenders() -> list[Contender]:
@@ -95,6 +55,7 @@ def main() -> int:
     for contender in chosen:
         python = sys.executable if contender.ours else options.peers
         with ServerProcess(contender.module, contender.argument, python=python) as server:
+            print(f"{contender.name}: {options.connections:,} connections", file=sys.stderr, flush=True)
             measure(contender, server, options.connections)
     promises = [promise for c in chosen if c.ours for promise in promised(c, options.connections)]
     peers = "" if options.without_peers else f"; {versions(options.peers)}"
@@ -117,57 +78,6 @@ def versions(peers: str) -> str:
     """The other servers' versions; nothing if one is not installed."""
     ask = f"from importlib.metadata import version; print(*(f'{{p}} {{version(p)}}' for p in {PEERS}), sep=', ')"
     return subprocess.run([peers, "-c", ask], capture_output=True, text=True, check=False).stdout.strip()
-
-
-def measure(contender: Contender, server: ServerProcess, connections: int) -> None:
-    for _ in range(WARM_UP):
-        with connection(server.port) as sock:
-            hello(sock)
-    time.sleep(SETTLE)
-    contender.before = process_facts.resident_kilobytes(server.pid)
-    descriptors = process_facts.file_descriptors(server.pid)
-    try:
-        contender.with_all = hold(contender, server, connections)
-        wait_until_closed(server, descriptors)
-        contender.after = process_facts.resident_kilobytes(server.pid)
-        if contender.ours:
-            contender.second_time = hold(contender, server, connections)
-    except (OSError, ValueError) as error:
-        contender.trouble = f"{type(error).__name__}: {error}"
-    wait_until_closed(server, descriptors)
-    contender.descriptors_left = process_facts.file_descriptors(server.pid) - descriptors
-
-
-def hold(contender: Contender, server: ServerProcess, connections: int) -> int:
-    """Open so many connections, ask on each of them twice, and close them; returns the memory with all of them."""
-    with contextlib.ExitStack() as stack:
-        held: list[socket.socket] = []
-        for number in range(1, connections + 1):
-            sock = stack.enter_context(connection(server.port))
-            hello(sock)
-            held.append(sock)
-            contender.held = max(contender.held, len(held))
-            if number % max(1, connections // 5) == 0:
-                print(f"{contender.name}: {number:,}/{connections:,}", file=sys.stderr, flush=True)
-        delays = []
-        for sock in held:
-            begun = time.monotonic()
-            hello(sock)
-            delays.append(time.monotonic() - begun)
-        contender.delays = contender.delays or delays
-        time.sleep(SETTLE)
-        return process_facts.resident_kilobytes(server.pid)
-
-
-def connection(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
-
-
-def wait_until_closed(server: ServerProcess, descriptors: int) -> None:
-    until = time.monotonic() + PATIENCE
-    while process_facts.file_descriptors(server.pid) > descriptors and time.monotonic() < until:
-        time.sleep(0.1)
-    time.sleep(SETTLE)
 
 
 def promised(contender: Contender, connections: int) -> list[Promise]:
