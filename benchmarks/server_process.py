@@ -16,7 +16,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -62,14 +62,22 @@ class ServerProcess:
     Args:
         core: the one core on which it may run; None: any.
         python: the interpreter that runs it.
+        command: what is run instead, if it is no module of Python.
 
     Raises:
         RuntimeError: it ended, or said nothing, before it had a port.
     """
 
-    def __init__(self, module: str, *arguments: str, core: int | None = None, python: str = sys.executable) -> None:
+    def __init__(
+        self,
+        module: str = "",
+        *arguments: str,
+        core: int | None = None,
+        python: str = sys.executable,
+        command: Sequence[str] = (),
+    ) -> None:
         pinned = ["taskset", "-c", str(core)] if core is not None else []
-        self._command = [*pinned, python, "-m", module, *arguments]
+        self._command = [*pinned, *(command or (python, "-m", module, *arguments))]
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, bufsize=0)

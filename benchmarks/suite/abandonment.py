@@ -13,7 +13,7 @@ from typing import Protocol, cast
 from benchmarks.options import Options, Progress
 from benchmarks.results import Result
 
-MODULES: tuple[str, ...] = ()
+MODULES = ("latency", "storm", "wasted", "retries", "idle")
 
 
 class Measurement(Protocol):
