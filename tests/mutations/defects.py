@@ -390,7 +390,7 @@ DEFECTS = (
     Defect(
         "bytes-that-came-with-the-end-are-begun-with",
         "connection/reader.py",
-        "            if not self._departure.scope.cancel_called:\n                return data",
+        "            if not self._departure.cancelled:\n                return data",
         "            return data",
         (
             "tests/lifecycle/test_orders.py::test_a_request_that_comes_in_the_moment_in_which_we_give_up_waiting_is_not_begun",
@@ -444,7 +444,7 @@ DEFECTS = (
         "a-blocked-send-writes-on-after-the-departure",
         "connection/sender.py",
         "                if self._departure.end is not None:\n",
-        "                if self._departure.scope.cancel_called:\n",
+        "                if self._departure.cancelled:\n",
         ("tests/lifecycle/test_orders.py::test_under_finish_a_blocked_send_writes_nothing_more_after_the_departure",),
     ),
     Defect(
@@ -607,7 +607,7 @@ DEFECTS = (
     Defect(
         "a-handler-is-started-for-one-who-left",
         "connection/connection.py",
-        "        if self.departure.scope.cancel_called:\n            return  # a client",
+        "        if self.departure.cancelled:\n            return  # a client",
         "        if self.departure.discarding:\n            return  # a client",
         ("tests/lifecycle/test_departure.py::test_a_handler_whose_client_left_at_once_is_not_started",),
     ),

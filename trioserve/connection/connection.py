@@ -199,7 +199,7 @@ class Connection:
         """
         turns, patience = self.context.turns, self.context.deadlines.queue
         self.transport.look()
-        if self.departure.scope.cancel_called:
+        if self.departure.cancelled:
             await self.departure.checkpoint()  # nor does a client that has left take a place in the queue
         if not turns.queue_is_full:
             self.look_for_unread_bytes_later()
@@ -212,7 +212,7 @@ class Connection:
     async def _call_endpoint(self, exchange: ServedExchange, endpoint: Endpoint) -> None:
         """Call the endpoint, and see its response out."""
         self.transport.look()
-        if self.departure.scope.cancel_called:
+        if self.departure.cancelled:
             return  # a client that has left already does not get its handler started
         self._start_clocks(endpoint)
         self._endpoint_runs = True
@@ -462,7 +462,7 @@ class Connection:
 
     async def _conclude(self) -> None:
         """Settle what is owed: an answer, the close, the record. In this order, and whatever goes wrong."""
-        if self.departure.scope.cancel_called:
+        if self.departure.cancelled:
             # When a crowd leaves at once, every handler is stopped before the first record is made.
             await trio.lowlevel.cancel_shielded_checkpoint()
         self.departure.unwound()

@@ -39,6 +39,7 @@ class Departure:
         "_timer",
         "_transport",
         "_unwind",
+        "cancelled",
         "scope",
         "unacked_bytes",
     )
@@ -54,6 +55,9 @@ class Departure:
         unwind: float,
     ) -> None:
         self.scope = trio.CancelScope()
+        # True once the scope was cancelled, which happens in this file alone. trio's own word for it asks the clock each
+        # time whether a deadline has passed, and there is none.
+        self.cancelled = False
         self._transport = transport
         self._lifecycle = Lifecycle()
         self._situation = situation
@@ -83,12 +87,12 @@ class Departure:
     @property
     def discarding(self) -> bool:
         """True while the client is gone and the handler may run on: what it sends is thrown away."""
-        return self.end is not None and not self.scope.cancel_called
+        return self.end is not None and not self.cancelled
 
     @property
     def cancelled_for(self) -> str | None:
         """The reason with which the scope was cancelled; None if it was not."""
-        return self._reason() if self.scope.cancel_called else None
+        return self._reason() if self.cancelled else None
 
     def hung_up(self, cause: Cause) -> None:
         """Out-of-band news of the peer: from the watch, or from a failed send or receive."""
@@ -120,7 +124,7 @@ class Departure:
             ClientGone: inside a shield.
         """
         await trio.lowlevel.checkpoint()
-        if self.scope.cancel_called:
+        if self.cancelled:
             # The cancellation may have come in the very moment in which the checkpoint had let us pass.
             await trio.lowlevel.checkpoint_if_cancelled()
             raise ClientGone(self._reason())
@@ -136,6 +140,7 @@ class Departure:
         self._timer.discard()
         self._situation = _closed
         self._probe = self._overdue = _nothing
+        self.cancelled = True
         self.scope.cancel(reason="the connection is closed")
 
     def _carry_out(self, verdict: Verdict, rules: ClientRules) -> None:
@@ -160,12 +165,13 @@ class Departure:
             self.unacked_bytes = self._transport.unacked_bytes()
 
     def _cancel(self) -> None:
+        self.cancelled = True
         self.scope.cancel(reason=self._reason())
         self._transport.interrupt()
         self._timer.set(trio.current_time() + self._unwind)
 
     def _time_is_up(self) -> None:
-        if self.scope.cancel_called:
+        if self.cancelled:
             self._overdue()
         else:
             self._cancel()

@@ -161,7 +161,7 @@ class Reader:
 
     async def _arrival(self, deadline: float) -> bytes:
         """Wait for bytes; b"" at the peer's FIN."""
-        if self._departure.scope.cancel_called:
+        if self._departure.cancelled:
             await self._departure.checkpoint()
         if self._waiter is not None:
             raise trio.BusyResourceError("another task is already reading from this client")
@@ -174,7 +174,7 @@ class Reader:
         except Interrupted:
             pass  # by the departure, which is known, or because the exchange is over
         else:
-            if not self._departure.scope.cancel_called:
+            if not self._departure.cancelled:
                 return data
             # Else the end came between the arrival of these bytes and our turn: nothing is begun with them.
         finally:
