@@ -895,8 +895,8 @@ DEFECTS = (
     Defect(
         "bytes-come-back-in-the-wrong-order",
         "connection/spool.py",
-        "self._chunks.appendleft(data)",
-        "self._chunks.append(data)",
+        "self._held().appendleft(data)",
+        "self._held().append(data)",
         (
             "tests/connection/test_spool.py::test_what_is_put_back_is_the_oldest_again_and_counts_even_where_there_is_no_room",
         ),
