@@ -346,8 +346,8 @@ DEFECTS = (
     Defect(
         "the-heads-deadline-begins-anew-with-each-byte",
         "connection/reader.py",
-        "await self._more(self.head_begun_at + self._deadlines.head)",
-        "await self._more(trio.current_time() + self._deadlines.head)",
+        "await self._arrival(self.head_begun_at + self._deadlines.head)",
+        "await self._arrival(self._now() + self._deadlines.head)",
         ("tests/lifecycle/test_giving_up.py::test_a_head_must_be_whole_within_its_deadline_however_it_is_dripped",),
     ),
     Defect(
@@ -363,11 +363,11 @@ DEFECTS = (
     Defect(
         "a-wait-that-was-cancelled-does-not-count",
         "connection/reader.py",
-        "        try:\n            size = await self._more(since + self._patience.left)\n        finally:\n"
+        "        try:\n            data = await self._arrival(since + patience.left) or await self._met_fin()\n        finally:\n"
         "            # Also if the handler has cancelled its wait: it was one all the same.\n"
-        "            self._patience.waited(trio.current_time() - since)\n",
-        "        size = await self._more(since + self._patience.left)\n"
-        "        self._patience.waited(trio.current_time() - since)\n",
+        "            patience.waited(self._now() - since)\n",
+        "        data = await self._arrival(since + patience.left) or await self._met_fin()\n"
+        "        patience.waited(self._now() - since)\n",
         ("tests/lifecycle/test_giving_up.py::test_waits_for_a_body_that_the_handler_gives_up_count_too",),
     ),
     Defect(
@@ -399,8 +399,8 @@ DEFECTS = (
     Defect(
         "patience-is-not-renewed",
         "connection/reader.py",
-        "        self._patience.renew()\n",
-        "",
+        "        self._patience = None\n        self.head",
+        "        self.head",
         ("tests/lifecycle/test_giving_up.py::test_slowness_with_one_request_does_not_count_against_the_next",),
     ),
     Defect(

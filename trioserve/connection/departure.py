@@ -55,8 +55,8 @@ class Departure:
         unwind: float,
     ) -> None:
         self.scope = trio.CancelScope()
-        # True once the scope was cancelled, which happens in this file alone. trio's own word for it asks the clock each
-        # time whether a deadline has passed, and there is none.
+        # True once the scope was cancelled, which happens in this file alone. trio's own word for it asks the clock
+        # whether a deadline has passed, each time, and there is none.
         self.cancelled = False
         self._transport = transport
         self._lifecycle = Lifecycle()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Never
 
 import trio
 
@@ -37,7 +38,9 @@ class Reader:
         "_departure",
         "_engine",
         "_hung_up",
+        "_limits",
         "_nothing_there",
+        "_now",
         "_patience",
         "_timer",
         "_transport",
@@ -63,10 +66,12 @@ class Reader:
         self._transport = transport
         self._engine = engine
         self._departure = departure
+        self._limits = limits
         self._deadlines = deadlines
+        self._now = timers.now
         self._timer = timers.timer(self._too_slow)
-        # With the client, while it sends the body of the current request.
-        self._patience = Patience(deadlines.body_stall, limits.body_rate)
+        # With the client, while it sends the body of the current request; None until that is waited for.
+        self._patience: Patience | None = None
         # When the current head's first bytes were there; None before that. And since when they are waited for; math.inf
         # before that.
         self.head_begun_at: float | None = None
@@ -90,16 +95,19 @@ class Reader:
             RequestError: it is not one.
         """
         self.head_begun_at = None
-        self._patience.renew()
-        self.head_awaited_since = trio.current_time()
-        if self._engine.has_unparsed_bytes:
+        self._patience = None
+        self.head_awaited_since = self._now()
+        engine = self._engine
+        begun = engine.has_unparsed_bytes
+        if begun:
             await self._departure.checkpoint()
-        while not self._engine.has_unparsed_bytes:
+        while not begun:
             self._nothing_there()
-            await self._more(self.head_awaited_since + patience)
-        self.head_begun_at = trio.current_time()
-        while (event := self._engine.next_event()) is NEED_DATA:
-            await self._more(self.head_begun_at + self._deadlines.head)
+            engine.receive_data(await self._arrival(self.head_awaited_since + patience) or await self._met_fin())
+            begun = engine.has_unparsed_bytes
+        self.head_begun_at = self._now()
+        while (event := engine.next_event()) is NEED_DATA:
+            engine.receive_data(await self._arrival(self.head_begun_at + self._deadlines.head) or await self._met_fin())
         assert isinstance(event, RequestHead), "the engine begins every request with its head"
         return event
 
@@ -141,23 +149,21 @@ class Reader:
         self._hung_up = self._nothing_there = _nobody_is_told
 
     async def _more_of_body(self) -> None:
-        since = trio.current_time()
+        patience = self._patience = self._patience or Patience(self._deadlines.body_stall, self._limits.body_rate)
+        since = self._now()
         try:
-            size = await self._more(since + self._patience.left)
+            data = await self._arrival(since + patience.left) or await self._met_fin()
         finally:
             # Also if the handler has cancelled its wait: it was one all the same.
-            self._patience.waited(trio.current_time() - since)
-        self._patience.got(size)
-
-    async def _more(self, deadline: float) -> int:
-        """Wait for bytes and feed them to the engine. Returns only if there were some, and says how many."""
-        data = await self._arrival(deadline)
-        if not data:
-            self._departure.input_ended()
-            await self._departure.checkpoint()
-            raise ClientGone("the client left before its request was complete")
+            patience.waited(self._now() - since)
+        patience.got(len(data))
         self._engine.receive_data(data)
-        return len(data)
+
+    async def _met_fin(self) -> Never:
+        """The peer's FIN is where more of the request should be."""
+        self._departure.input_ended()
+        await self._departure.checkpoint()
+        raise ClientGone("the client left before its request was complete")
 
     async def _arrival(self, deadline: float) -> bytes:
         """Wait for bytes; b"" at the peer's FIN."""
