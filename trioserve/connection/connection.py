@@ -57,6 +57,7 @@ class Connection:
         "_ends_when_idle",
         "_exchanges_begun",
         "_handler_deadline",
+        "_now",
         "_task",
         "_unread_timer",
         "_waits_for_endpoint",
@@ -102,6 +103,7 @@ class Connection:
             nothing_there=self._end_if_due,
         )
         self.sender = Sender(transport, self.departure, timers, context.limits, context.deadlines)
+        self._now = timers.now
         self._handler_deadline = timers.timer(self._handler_too_slow)
         self._unread_timer = timers.timer(self._bytes_may_lie_unread)
         # The exchange that is being served; None between exchanges and while a head arrives.
@@ -220,15 +222,18 @@ class Connection:
             await endpoint(exchange)
         finally:
             self._endpoint_ended()
-        await exchange.settle()
+        if exchange.completed_at is None:
+            await exchange.settle()
 
     def _look_at_request(self, exchange: ServedExchange, head: RequestHead) -> None:
         try:
             if self.context.proxies is not None:
                 exchange.hear(self.context.proxies)
-            check_scheme(head.target, exchange.scheme)
+            if not head.target.startswith("/"):
+                check_scheme(head.target, exchange.scheme)
             check_expectations(head)
-            check_size(head, exchange.max_body)
+            if head.content_length != 0:
+                check_size(head, exchange.max_body)
             exchange.take_early_parts()
         except RequestError as error:
             self.close_after_exchange()
@@ -305,9 +310,15 @@ class Connection:
             self._closing
             or self.context.draining.is_set()
             or self.departure.end is not None
-            or self.engine.client_awaits_continue  # it may send its body all the same, or not: nobody can tell
-            or exchange.request_bytes_left > self.context.limits.unread_body
             or exchange.number >= self.context.limits.requests
+            or not (self.engine.request_complete or self._rest_may_be_read(exchange))
+        )
+
+    def _rest_may_be_read(self, exchange: ServedExchange) -> bool:
+        """True if what is left of the request can be read and thrown away, to keep the connection."""
+        # A client that awaits 100 Continue may send its body all the same, or not: nobody can tell.
+        return not self.engine.client_awaits_continue and (
+            exchange.request_bytes_left <= self.context.limits.unread_body
         )
 
     def _start_clocks(self, endpoint: Endpoint) -> None:
@@ -315,7 +326,7 @@ class Connection:
         if deadline is None:
             deadline = self.context.deadlines.handler
         if deadline < math.inf:
-            self._handler_deadline.set(trio.current_time() + deadline)
+            self._handler_deadline.set(self._now() + deadline)
         self.look_for_unread_bytes_later()
 
     def exchange_completed(self, exchange: ServedExchange) -> None:
@@ -330,7 +341,7 @@ class Connection:
 
     def look_for_unread_bytes_later(self) -> None:
         """The handler runs, or has just read some of the body and may do something else now."""
-        self._unread_timer.set(trio.current_time() + UNREAD_AFTER)
+        self._unread_timer.set(self._now() + UNREAD_AFTER)
 
     def _bytes_may_lie_unread(self) -> None:
         self.transport.watch_unread(self._bytes_lie_unread)

@@ -57,7 +57,7 @@ class Turns:
 
     def give_back(self) -> None:
         """What was taken, at the end of the exchange."""
-        if self._waiting:
+        if self._free <= 0 and self._waiting:
             self._waiting.unpark()
         else:
             self._free += 1
