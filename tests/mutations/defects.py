@@ -511,8 +511,8 @@ DEFECTS = (
     Defect(
         "content-that-came-with-the-head-is-not-limited",
         "connection/exchange.py",
-        "            self._count(event.data)\n            self._early_parts.append(event.data)",
-        "            self._early_parts.append(event.data)",
+        "            self._count(event.data)\n            self._take_early(event.data)",
+        "            self._take_early(event.data)",
         ("tests/lifecycle/test_giving_up.py::test_content_that_has_come_with_its_head_may_be_too_large_too",),
     ),
     Defect(

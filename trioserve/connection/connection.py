@@ -57,7 +57,6 @@ class Connection:
         "_ends_when_idle",
         "_exchanges_begun",
         "_handler_deadline",
-        "_now",
         "_task",
         "_unread_timer",
         "_waits_for_endpoint",
@@ -66,6 +65,7 @@ class Connection:
         "engine",
         "exchange",
         "id",
+        "now",
         "reader",
         "sender",
         "transport",
@@ -103,7 +103,8 @@ class Connection:
             nothing_there=self._end_if_due,
         )
         self.sender = Sender(transport, self.departure, timers, context.limits, context.deadlines)
-        self._now = timers.now
+        # The clock.
+        self.now = timers.now
         self._handler_deadline = timers.timer(self._handler_too_slow)
         self._unread_timer = timers.timer(self._bytes_may_lie_unread)
         # The exchange that is being served; None between exchanges and while a head arrives.
@@ -326,7 +327,7 @@ class Connection:
         if deadline is None:
             deadline = self.context.deadlines.handler
         if deadline < math.inf:
-            self._handler_deadline.set(self._now() + deadline)
+            self._handler_deadline.set(self.now() + deadline)
         self.look_for_unread_bytes_later()
 
     def exchange_completed(self, exchange: ServedExchange) -> None:
@@ -341,7 +342,7 @@ class Connection:
 
     def look_for_unread_bytes_later(self) -> None:
         """The handler runs, or has just read some of the body and may do something else now."""
-        self._unread_timer.set(self._now() + UNREAD_AFTER)
+        self._unread_timer.set(self.now() + UNREAD_AFTER)
 
     def _bytes_may_lie_unread(self) -> None:
         self.transport.watch_unread(self._bytes_lie_unread)

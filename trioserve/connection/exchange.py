@@ -54,6 +54,27 @@ class ServedExchange:
         endpoint: None exactly if `head` is None.
     """
 
+    __slots__ = (
+        "_client_may_go",
+        "_connection",
+        "_early_parts",
+        "_forwarded",
+        "_handler_returned",
+        "_handler_started",
+        "_head",
+        "_last_words",
+        "_request_bytes",
+        "_response_head_size",
+        "_said_last",
+        "completed_at",
+        "endpoint",
+        "exception",
+        "number",
+        "refusal",
+        "response",
+        "started_at",
+    )
+
     def __init__(
         self,
         connection: Connection,
@@ -71,7 +92,7 @@ class ServedExchange:
         self._forwarded: Forwarded | None = None
         # Content that had arrived with the head; taken from the engine so that it knows whether more is to come. After
         # a switch of protocols: the bytes behind the request.
-        self._early_parts: deque[bytes] = deque()
+        self._early_parts: deque[bytes] | None = None
         self._request_bytes = 0
         # Why its content is refused before any of it is read.
         self.refusal: RequestError | None = None
@@ -189,7 +210,12 @@ class ServedExchange:
         engine = self._connection.engine
         while isinstance(event := engine.next_event(), BodyPart):
             self._count(event.data)
-            self._early_parts.append(event.data)
+            self._take_early(event.data)
+
+    def _take_early(self, data: bytes) -> None:
+        if self._early_parts is None:
+            self._early_parts = deque()
+        self._early_parts.append(data)
 
     async def receive_part(self) -> bytes:
         if self.completed_at is not None:
@@ -230,7 +256,8 @@ class ServedExchange:
 
     async def respond(self, status: int, fields: Sequence[Field], body: Content) -> None:
         self._handler_returned = True
-        if await self._discards():
+        if self.ended:
+            await self._throw_away()
             return
         await self._connection.sender.ready()
         if status not in NO_CONTENT and _content_length(fields) is None:
@@ -246,7 +273,8 @@ class ServedExchange:
             self._complete()
 
     async def start_response(self, status: int, fields: Sequence[Field]) -> None:
-        if await self._discards():
+        if self.ended:
+            await self._throw_away()
             return
         await self._connection.sender.ready()
         _content_length(fields)
@@ -258,7 +286,8 @@ class ServedExchange:
     async def send_part(self, data: Content) -> None:
         # Before the part and not after it: nothing may be written once the client is known to be gone.
         await trio.lowlevel.checkpoint()
-        if await self._discards():
+        if self.ended:
+            await self._throw_away()
             return
         await self._connection.sender.ready()
         response = self._response_in_progress()
@@ -266,9 +295,9 @@ class ServedExchange:
             await self._connection.sender.send(self._connection.engine.send_part(data))
 
     async def end_response(self) -> None:
-        if self._connection.departure.end is not None:
+        if self.ended:
             self._handler_returned = True
-        if await self._discards():
+            await self._throw_away()
             return
         await self._connection.sender.ready()
         self._response_in_progress()
@@ -284,7 +313,10 @@ class ServedExchange:
             ResponseError: there is none, or it has no end.
         """
         self._handler_returned = True
-        if self.completed_at is not None or await self._discards():
+        if self.completed_at is not None:
+            return
+        if self.ended:
+            await self._throw_away()
             return
         if self.response is None:
             raise ResponseError("the handler returned without a response")
@@ -301,7 +333,8 @@ class ServedExchange:
         return self._last_words is not None
 
     async def switch_protocols(self, fields: Sequence[Field], last_words: LastWords) -> None:
-        if await self._discards():
+        if self.ended:
+            await self._throw_away()
             return
         await self._connection.sender.ready()
         self._check_nothing_begun()
@@ -310,7 +343,7 @@ class ServedExchange:
         self._begun(ResponseHead(_SWITCHING_PROTOCOLS, fields), len(data))
         self._last_words = last_words
         if engine.has_unparsed_bytes:
-            self._early_parts.append(engine.unparsed_bytes)
+            self._take_early(engine.unparsed_bytes)
         await self._connection.sender.send(Wire(data, b"", b""))
 
     async def receive_bytes(self) -> bytes:
@@ -344,7 +377,8 @@ class ServedExchange:
 
     async def send_bytes(self, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
-        if await self._discards():
+        if self.ended:
+            await self._throw_away()
             return
         await self._connection.sender.ready()
         if not self.switched or self._said_last:
@@ -354,7 +388,10 @@ class ServedExchange:
         await self._connection.sender.send(Wire(b"", data, b""))
 
     async def end_switched(self, data: bytes) -> None:
-        if self.completed_at is not None or await self._discards():
+        if self.completed_at is not None:
+            return
+        if self.ended:
+            await self._throw_away()
             return
         await self._connection.sender.ready()
         if not self._said_last:
@@ -376,16 +413,13 @@ class ServedExchange:
             reader_waits=self._connection.reader.waiting, client_may_go=self._client_may_go
         )
 
-    async def _discards(self) -> bool:
-        """True if the end has come and the handler runs on without a client.
+    async def _throw_away(self) -> None:
+        """The end has come, and nothing is sent: if the handler runs on without a client, it is none the wiser.
 
         Raises:
-            trio.Cancelled, ClientGone: the end has come, and the handler is to stop.
+            trio.Cancelled, ClientGone: the handler is to stop.
         """
-        if self._connection.departure.end is None:
-            return False
         await self._connection.departure.checkpoint()
-        return True
 
     def _begin_whole(self, status: int, fields: Sequence[Field], body: Content) -> Wire:
         head = self._head_of_response(status, fields)
@@ -396,7 +430,7 @@ class ServedExchange:
     def _head_of_response(self, status: int, fields: Sequence[Field]) -> ResponseHead:
         self._check_nothing_begun()
         sent = response_fields(status, fields)
-        if not any(name == b"date" for name, _ in sent):
+        if b"date" not in [name for name, _ in sent]:
             sent.append((b"date", self._connection.context.date()))
         if self._connection.must_close_after(self) and _CLOSE not in sent:
             sent.append(_CLOSE)
@@ -426,7 +460,7 @@ class ServedExchange:
             self._complete()
 
     def _complete(self) -> None:
-        self.completed_at = trio.current_time()
+        self.completed_at = self._connection.now()
         self._connection.exchange_completed(self)
 
     @property
