@@ -872,8 +872,8 @@ DEFECTS = (
     Defect(
         "an-earlier-timer-wakes-nobody",
         "connection/timers.py",
-        "        self._sleep.deadline = min(self._sleep.deadline, when)\n",
-        "",
+        "            self._sleep.deadline = when\n",
+        "            pass\n",
         ("tests/connection/test_timers.py::test_a_timer_set_while_the_task_sleeps_for_long_wakes_it_in_time",),
     ),
     Defect(

@@ -98,7 +98,8 @@ class Timers:
     def push(self, when: float, timer: Timer) -> None:
         """Look at `timer` at `when`. For `Timer`."""
         heapq.heappush(self._heap, (when, next(self._tie_breaker), timer))
-        self._sleep.deadline = min(self._sleep.deadline, when)
+        if when < self._sleep.deadline:  # noqa: PLR1730 - to set it is dear, also to what it is
+            self._sleep.deadline = when
 
     def discarded(self) -> None:
         """One more timer of the heap may be of no use. For `Timer`."""
