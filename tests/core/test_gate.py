@@ -18,6 +18,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from trioserve.core import field_section
+from trioserve.core import gate as gate_module
 from trioserve.core.errors import RequestError
 from trioserve.core.framing import MAX_LENGTH_DIGITS, content_length
 from trioserve.core.gate import LOOKED_AT_EARLY, Gate
@@ -719,6 +721,27 @@ def test_what_passes_and_what_is_refused_does_not_depend_on_the_pieces(wire, cha
     whole = run([wire], limits)  # that h11 takes what it is told is asserted there
     assert run(bytewise(wire), limits) == whole
     assert run(cut(wire, places), limits) == whole
+
+
+@settings(max_examples=3 * settings.default.max_examples)
+@given(wire=WIRES, changes=CHANGES, places=PLACES, limits=st.sampled_from([LIMITS, TIGHT]))
+def test_what_passes_and_what_is_refused_does_not_depend_on_what_came_before(wire, changes, places, limits):
+    pieces = cut(damaged(wire, changes), places)
+    field_section._remembered.clear()
+    gate_module._terms.cache_clear()
+    anew = run(pieces, limits)
+    # Nothing is refused or let through because another server, with other limits, has seen it.
+    run([damaged(wire, changes)], TIGHT if limits is LIMITS else LIMITS)
+    assert run(pieces, limits) == anew
+
+
+def test_the_terms_of_large_heads_are_not_kept():
+    gate_module._terms.cache_clear()
+    for number in range(4):
+        head_of(b"GET / HTTP/1.1\r\nHost: %s%d\r\n\r\n" % (b"a" * 3000, number))
+    assert gate_module._terms.cache_info().currsize == 0
+    head_of(GET)
+    assert gate_module._terms.cache_info().currsize == 1
 
 
 @settings(max_examples=5 * settings.default.max_examples)

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trioserve.core.errors import RequestError
-from trioserve.core.target import authority_of, check_scheme, is_for_server, path_of
+from trioserve.core.target import authority_of, check_scheme, host_of, is_for_server, path_of
 
 NO_HOST: tuple[bytes, ...] = ()
 
 
 def authority(method: str, target: str, *hosts: bytes, version: str = "1.1") -> str | None:
     fields = [(b"accept", b"*/*"), *((b"host", host) for host in hosts), (b"x-host", b"elsewhere")]
-    return authority_of(method, target, version, fields)
+    return authority_of(method, target, host_of(version, fields))
 
 
 def refusal(method: str, target: str, *hosts: bytes, version: str = "1.1") -> str:

@@ -26,21 +26,21 @@ a method longer than any that there is, and a transfer coding other than chunked
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Sequence
 from enum import Enum, auto
-from typing import Final
+from typing import Final, NamedTuple
 
 from trioserve.core.errors import RequestError
+from trioserve.core.field_section import fields_of
 from trioserve.core.framing import FRAMING, content_length, expects_continue
 from trioserve.core.grammar import (
     CHUNK_LINE,
     CHUNK_SIZE,
     EXTENSIONS_SO_FAR,
-    FIELD,
     FIELD_LINE_SO_FAR,
-    FIELD_LINES,
     LF,
     MAX_EMPTY_LINES,
     MAX_SIZE_DIGITS,
@@ -61,13 +61,16 @@ from trioserve.core.messages import (
     RequestLine,
     Waiting,
 )
-from trioserve.core.target import authority_of
+from trioserve.core.target import authority_of, host_of
 
 LOOKED_AT_EARLY: Final = 256
 """Bytes of chunk extensions that are looked at before the line has an end."""
 
 _END_OF_SECTION = b"\r\n\r\n"
 _FOR_MACHINE = frozenset({b"host", b"connection", b"upgrade"})
+_ACTED_ON = FRAMING | _FOR_MACHINE | {b"expect"}
+_SMALL_HEAD = 2048
+_END_WITHOUT_TRAILERS = EndOfRequest(())
 _VERSIONS = (b"HTTP/1.1\r\n", b"HTTP/1.0\r\n")
 
 
@@ -82,6 +85,9 @@ class _Next(Enum):
     TRAILERS = auto()
     END = auto()  # none: all of the content has passed, and the end has yet to be told
     NOTHING = auto()  # the request has passed to its end
+
+
+_HEAD, _CONTENT, _CHUNK_LINE, _CHUNK, _END_OF_CHUNK, _TRAILERS, _END, _NOTHING = _Next
 
 
 class Gate:
@@ -105,15 +111,7 @@ class Gate:
         # Bytes that have come; those before `_at` have passed.
         self._held = b""
         self._at = 0
-        self._begin()
-
-    def _begin(self) -> None:
-        self._next = _Next.HEAD
-        self.method: str | None = None
-        self.head: RequestHead | None = None
-        self.head_for_machine = b""
-        self.awaits_continue = False
-        self.trailers: Sequence[Field] = ()
+        self._next = _HEAD
         self._empty_lines = 0
         # Of a head or trailer section whose end is not there yet: bytes in whole lines that were found good, and how
         # many of these are field lines.
@@ -122,12 +120,18 @@ class Gate:
         # Bytes of the content, or of the chunk, that are still to come.
         self._left = 0
         self._extension_bytes = 0
+        self.method: str | None = None
+        self.head: RequestHead | None = None
+        self.head_for_machine = b""
+        self.awaits_continue = False
+        self.trailers: Sequence[Field] = ()
 
     def receive_data(self, data: bytes) -> None:
         """Take in bytes from the peer."""
-        self._held = self._held[self._at :] + data
+        self._held = self._held[self._at :] + data if self._held else data
         self._at = 0
-        self._skip_empty_lines()
+        if self._next is _HEAD:
+            self._skip_empty_lines()
 
     @property
     def held(self) -> bytes:
@@ -138,7 +142,7 @@ class Gate:
     def holds(self) -> bool:
         """True if `held` is not empty. An empty line before a request begins nothing, nor does the half of one."""
         size = len(self._held) - self._at
-        return size > 1 or (size == 1 and not (self._next is _Next.HEAD and self._held.endswith(b"\r")))
+        return size > 1 or (size == 1 and not (self._next is _HEAD and self._held.endswith(b"\r")))
 
     @property
     def request_line(self) -> RequestLine | None:
@@ -146,7 +150,7 @@ class Gate:
 
         None if there is no such head, its request line is not all there, or the line itself was refused.
         """
-        if self._next is not _Next.HEAD or not self._checked:
+        if self._next is not _HEAD or not self._checked:
             return None
         line = REQUEST_LINE.match(self._held, self._at)
         assert line is not None, "what was found good begins with a request line"
@@ -155,13 +159,19 @@ class Gate:
     @property
     def complete(self) -> bool:
         """True if the current request has passed to its end."""
-        return self._next is _Next.NOTHING
+        return self._next is _NOTHING
 
     def start_next_request(self) -> None:
         """Expect the next head. Only when the current request is `complete`."""
-        assert self.complete, "one request passes after another"
-        self._begin()
-        self._skip_empty_lines()
+        assert self._next is _NOTHING, "one request passes after another"
+        self._next = _HEAD
+        self._empty_lines = 0
+        self._extension_bytes = 0
+        self.method = self.head = None
+        self.head_for_machine = b""
+        self.trailers = ()
+        if self._held:
+            self._skip_empty_lines()
 
     def continue_said(self) -> None:
         """The client has been answered: with 100 Continue, or with what makes it needless."""
@@ -173,91 +183,91 @@ class Gate:
         Raises:
             RequestError: what comes next is no request that we serve. Nothing passes any more.
         """
-        match self._next:
-            case _Next.HEAD:
-                return self._head()
-            case _Next.CONTENT:
-                return self._content()
-            case _Next.END:
-                return self._end()
-            case _Next.NOTHING:
-                return NEED_DATA
-            case _:
-                return self._chunked_content()
+        comes = self._next
+        if comes is _HEAD:
+            return self._head()
+        if comes is _END:
+            return self._end()
+        if comes is _CONTENT:
+            return self._content()
+        if comes is _NOTHING:
+            return NEED_DATA
+        return self._chunked_content()
 
     def _pass(self, size: int) -> bytes:
-        """Let the next bytes go, and keep nothing of them: idle connections are many."""
+        """Let the next bytes go."""
         held, start = self._held, self._at
-        self._at = start + size
-        if self._at == len(held):
-            self._held, self._at = b"", 0
+        self._drop(size)
         return held[start : start + size]
+
+    def _drop(self, size: int) -> None:
+        """Have no more of the next bytes, and keep nothing of them: idle connections are many."""
+        self._at += size
+        if self._at == len(self._held):
+            self._held, self._at = b"", 0
 
     # The head
 
     def _skip_empty_lines(self) -> None:
-        if self._next is not _Next.HEAD or self._checked:
-            return
-        while self._empty_lines < MAX_EMPTY_LINES and self._held.startswith(b"\r\n", self._at):
-            self._pass(2)
+        while not self._checked and self._empty_lines < MAX_EMPTY_LINES and self._held.startswith(b"\r\n", self._at):
+            self._drop(2)
             self._empty_lines += 1
 
     def _head(self) -> RequestHead | Waiting:
-        size = self._size_of_good_head() or self._size_of_section()
-        if not size:
-            return NEED_DATA
-        start = self._at
-        self._checked = size - len(b"\r\n")
-        line = REQUEST_LINE.match(self._held, start)
+        held, start = self._held, self._at
+        end = held.find(_END_OF_SECTION, start + max(self._checked - 2, 0))
+        line = REQUEST_LINE.match(held, start) if end >= 0 else None
+        fields = self._good_fields(line, end + 2) if line is not None else None
+        if fields is None:
+            fields = self._section()
+            if fields is None:
+                return NEED_DATA
         assert line is not None, "a head that was found good begins with a request line"
-        method, target, version = (part.decode("ascii") for part in line.groups())
+        self._checked = end + 2 - start
+        method, target, version = line[0].decode("ascii").split()
         self.method = method
-        fields = _fields(self._held[line.end() : start + size - 2])
-        length = content_length(fields, version)
-        authority = authority_of(method, target, version, fields)
-        self.head = RequestHead(method, target, version, fields, length, authority)
-        for_machine = [b"%b: %b\r\n" % field for field in fields if field[0] in _FOR_MACHINE]
-        self.head_for_machine = b"".join([line[0], *for_machine, b"\r\n"])
-        self.awaits_continue = length != 0 and version != "1.0" and expects_continue(fields)
-        self._pass(size)
-        self._checked = self._fields = 0
-        self._left = length or 0
-        self._next = _Next.CHUNK_LINE if length is None else _Next.CONTENT if length else _Next.END
-        return self.head
-
-    def _size_of_good_head(self) -> int:
-        """The size of the head if it is all there and all is well with its lines, found out fast; else 0."""
-        held, start, limits = self._held, self._at, self._limits
-        end = held.find(_END_OF_SECTION, start) + len(_END_OF_SECTION)
-        line = REQUEST_LINE.match(held, start, end)
-        if line is None:
-            return 0
-        size = end - start
-        good = (
-            size <= limits.head
-            and size <= limits.field  # then no field line is too long either
-            and line.end(1) - start <= limits.method
-            and line.end(2) - line.start(2) <= limits.target
-            and held.count(b"\r\n", line.end(), end) - 1 <= limits.fields
-            and FIELD_LINES.fullmatch(held, line.end(), end)
+        version = version.removeprefix("HTTP/")
+        terms_of = _terms if end - start <= _SMALL_HEAD else _terms.__wrapped__
+        terms = terms_of(version, tuple([field for field in fields if field[0] in _ACTED_ON]))
+        length = terms.content_length
+        self.head = head = RequestHead(
+            method, target, version, fields, length, authority_of(method, target, terms.host)
         )
-        return size if good else 0
+        self.head_for_machine = line[0] + terms.for_machine
+        self.awaits_continue = terms.awaits_continue
+        self._pass_section()
+        self._left = length or 0
+        self._next = _CHUNK_LINE if length is None else _CONTENT if length else _END
+        return head
+
+    def _good_fields(self, line: re.Match[bytes], end: int) -> tuple[Field, ...] | None:
+        """The fields behind the request line if all is well with both, found out fast; else None."""
+        held, limits = self._held, self._limits
+        start = self._at
+        # Then neither the target nor a field line is too long either.
+        if end + 2 - start > min(limits.head, limits.target, limits.field) or line.end(1) - start > limits.method:
+            return None
+        fields = fields_of(held[line.end() : end])
+        return fields if fields is not None and len(fields) <= limits.fields else None
 
     # A section (the head, or the trailer section) line by line
 
-    def _size_of_section(self) -> int:
-        """The size of a section that is all there and in which every line is good; 0 if its end is not there yet.
+    def _section(self) -> tuple[Field, ...] | None:
+        """The fields of a section that is all there and in which every line is good; None if its end is not there yet.
 
         Raises:
             RequestError: a line is wrong, or one too many.
         """
         while True:
-            begins_head = self._next is _Next.HEAD and not self._checked
+            begins_head = self._next is _HEAD and not self._checked
             size = self._request_line() if begins_head else self._field_line()
             if not size:
-                return 0
+                return None
             if size == len(b"\r\n"):
-                return self._checked + size
+                section = self._held[self._at : self._at + self._checked]
+                fields = fields_of(section.partition(b"\r\n")[2] if self._next is _HEAD else section)
+                assert fields is not None, "every line was found good"
+                return fields
             self._fields += not begins_head
             self._checked += size
 
@@ -291,7 +301,7 @@ class Gate:
         room = limits.head - self._checked
         stop = _stop(FIELD_LINE_SO_FAR, held, start)
         size = stop - start
-        section, kind = ("head", "header") if self._next is _Next.HEAD else ("trailer section", "trailer")
+        section, kind = ("head", "header") if self._next is _HEAD else ("trailer section", "trailer")
         if self._fields >= limits.fields and held[start : start + 1] not in {b"", b"\r"}:
             raise RequestError(431, f"the request has more than {limits.fields:.0f} {kind} fields")
         if len(held[start:stop].rstrip(b"\r\n")) > limits.field < room:
@@ -304,6 +314,11 @@ class Gate:
             raise RequestError(400, why_no_field_line(held[start:stop], held[stop]))
         return 0
 
+    def _pass_section(self) -> None:
+        """Let go the lines that were found good, and the empty one behind them."""
+        self._drop(self._checked + 2)
+        self._checked = self._fields = 0
+
     # Content (RFC 9112 §6 and §7)
 
     def _content(self) -> BodyPart | Waiting:
@@ -312,7 +327,7 @@ class Gate:
             return NEED_DATA
         self._left -= len(data)
         if not self._left:
-            self._next = _Next.END
+            self._next = _END
         return self._part(data)
 
     def _part(self, data: bytes) -> BodyPart:
@@ -321,8 +336,8 @@ class Gate:
 
     def _end(self) -> EndOfRequest:
         self.awaits_continue = False
-        self._next = _Next.NOTHING
-        return EndOfRequest(self.trailers)
+        self._next = _NOTHING
+        return EndOfRequest(self.trailers) if self.trailers else _END_WITHOUT_TRAILERS
 
     def _chunked_content(self) -> BodyPart | EndOfRequest | Waiting:
         content: list[bytes] = []
@@ -334,26 +349,26 @@ class Gate:
                 raise
         if content:
             return self._part(b"".join(content))
-        if self._next is _Next.TRAILERS and self._trailers():
+        if self._next is _TRAILERS and self._trailers():
             return self._end()
         return NEED_DATA
 
     def _take_content(self, content: list[bytes]) -> None:
         """Take what is there of chunks, up to the last chunk's line, and put their data into `content`."""
         while True:
-            if self._next is _Next.END_OF_CHUNK and not self._end_of_chunk():
+            if self._next is _END_OF_CHUNK and not self._end_of_chunk():
                 return
-            if self._next is _Next.CHUNK_LINE:
+            if self._next is _CHUNK_LINE:
                 self._take_whole_chunks(content)
                 if not self._chunk_line():
                     return
-            if self._next is _Next.TRAILERS or not self.holds:
+            if self._next is _TRAILERS or not self.holds:
                 return
             data = self._pass(min(self._left, len(self._held) - self._at))
             content.append(data)
             self._left -= len(data)
             if not self._left:
-                self._next = _Next.END_OF_CHUNK
+                self._next = _END_OF_CHUNK
 
     def _take_whole_chunks(self, content: list[bytes]) -> None:
         """Take the chunks that are all there and have no extensions, fast: there may be thousands in one segment."""
@@ -365,14 +380,14 @@ class Gate:
                 break
             content.append(held[start:end])
             at = end + 2
-        self._pass(at - self._at)
+        self._drop(at - self._at)
 
     def _end_of_chunk(self) -> bool:
         """Take the end of a chunk's data; False if it is not all there yet."""
         held, start = self._held, self._at
         if held.startswith(b"\r\n", start):
-            self._pass(2)
-            self._next = _Next.CHUNK_LINE
+            self._drop(2)
+            self._next = _CHUNK_LINE
             return True
         if held[start : start + 2] not in {b"", b"\r"}:
             raise RequestError(
@@ -405,22 +420,20 @@ class Gate:
             return False
         self._extension_bytes += extensions
         self._left = int(held[start:digits], 16)
-        self._next = _Next.CHUNK if self._left else _Next.TRAILERS
-        self._pass(stop - start)
+        self._next = _CHUNK if self._left else _TRAILERS
+        self._drop(stop - start)
         return True
 
     def _trailers(self) -> bool:
         """Take the trailer section (§7.1.2); False if it is not all there yet."""
-        size = self._size_of_section()
-        if not size:
+        trailers = self._section()
+        if trailers is None:
             return False
-        trailers = _fields(self._held[self._at : self._at + size - 2])
         for name, _ in trailers:
             if name in FRAMING:
                 raise RequestError(400, f"{name.decode()} cannot be a trailer field (RFC 9110 §6.5.1)")
         self.trailers = trailers
-        self._pass(size)
-        self._checked = self._fields = 0
+        self._pass_section()
         return True
 
 
@@ -431,6 +444,34 @@ def _stop(pattern: re.Pattern[bytes], held: bytes, start: int, end: int = sys.ma
     return match.end()
 
 
-def _fields(lines: bytes) -> tuple[Field, ...]:
-    """The fields in field lines that are known to be good."""
-    return tuple([(name.lower(), value.strip(b" \t")) for name, value in FIELD.findall(lines)])
+class _Terms(NamedTuple):
+    """What follows of a head besides its method and its target.
+
+    Attributes:
+        content_length: as in `RequestHead`.
+        host: what Host says.
+        awaits_continue: as in `Gate`.
+        for_machine: the field lines that the machine is told, and the empty line behind them.
+    """
+
+    content_length: int | None
+    host: str | None
+    awaits_continue: bool
+    for_machine: bytes
+
+
+@functools.lru_cache(128)  # with _SMALL_HEAD, half a megabyte at the very worst; and no secret is in these fields
+def _terms(http_version: str, acted_on: Sequence[Field]) -> _Terms:
+    """The terms of a head with these fields of those that are `_ACTED_ON`.
+
+    Raises:
+        RequestError: they are none, or contradict each other.
+    """
+    length = content_length(acted_on, http_version)
+    lines = [b"%b: %b\r\n" % field for field in acted_on if field[0] in _FOR_MACHINE]
+    return _Terms(
+        length,
+        host_of(http_version, acted_on),
+        length != 0 and http_version != "1.0" and expects_continue(acted_on),
+        b"".join([*lines, b"\r\n"]),
+    )

@@ -25,8 +25,8 @@ _TARGET = rb"[\x21-\x7e]++"
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"  # RFC 9110 §5.5, with the white space around it
 
 REQUEST_LINE = re.compile(b"(" + _TOKEN + b") (" + _TARGET + rb") HTTP/(1\.[01])\r\n")
-FIELD_LINES = re.compile(b"(?:" + _TOKEN + b":" + _VALUE + rb"\r\n)*+\r\n")
-FIELD = re.compile(rb"([^:]++):([^\r]*+)\r\n")  # for lines that are known to be good
+_FIELD_LINE = _TOKEN + b":" + _VALUE
+FIELD_LINES = re.compile(_FIELD_LINE + rb"(?:\r\n" + _FIELD_LINE + b")*+")  # without the last one's end
 
 
 def _longest_beginning(*parts: bytes) -> bytes:

@@ -52,13 +52,37 @@ _AUTHORITY = re.compile(
 _SHOWN = 80
 
 
-def authority_of(method: str, target: str, http_version: str, fields: Sequence[Field]) -> str | None:
-    """For whom a request is: "host" or "host:port" in lower case, as the client says it. None if it says nothing.
+def host_of(http_version: str, fields: Sequence[Field]) -> str | None:
+    """What Host says: "" if it is empty, None if there is none.
 
     Raises:
-        RequestError: the target or a Host field is none for this method, or they contradict each other (400).
+        RequestError: it is no host, or not one, and not allowed to be missing (400).
     """
-    host = _host(http_version, fields)
+    hosts = [value for name, value in fields if name == b"host"]
+    if len(hosts) == 1:
+        host = _of_host(hosts[0])
+        if host is None:
+            raise RequestError(
+                400,
+                f"the Host field is {_shown(hosts[0].decode('latin-1'))}; it must be a host, such as example.com or "
+                "[::1], with perhaps a port (RFC 9110 §7.2)",
+            )
+        return host
+    if hosts:
+        raise RequestError(400, f"the request has {len(hosts)} Host fields; it must have one (RFC 9112 §3.2)")
+    if http_version != "1.0":
+        raise RequestError(400, "the request has no Host field; since HTTP/1.1 it must have one (RFC 9112 §3.2)")
+    return None
+
+
+def authority_of(method: str, target: str, host: str | None) -> str | None:
+    """For whom a request is: "host" or "host:port" in lower case, as the client says it. None if it says nothing.
+
+    `host` is what `host_of` its fields says.
+
+    Raises:
+        RequestError: the target is none for this method, or contradicts Host (400).
+    """
     if target.startswith("/") and method != "CONNECT":
         if _ORIGIN_FORM.fullmatch(target) is None:
             raise RequestError(400, _flaw(target))
@@ -102,25 +126,6 @@ def path_of(target: str) -> str:
         if scheme and separator:
             target = "/" + rest.partition("?")[0].partition("/")[2]
     return target.partition("?")[0]
-
-
-def _host(http_version: str, fields: Sequence[Field]) -> str | None:
-    """What Host says: "" if it is empty, None if there is none."""
-    hosts = [value for name, value in fields if name == b"host"]
-    if len(hosts) == 1:
-        host = _of_host(hosts[0])
-        if host is None:
-            raise RequestError(
-                400,
-                f"the Host field is {_shown(hosts[0].decode('latin-1'))}; it must be a host, such as example.com or "
-                "[::1], with perhaps a port (RFC 9110 §7.2)",
-            )
-        return host
-    if hosts:
-        raise RequestError(400, f"the request has {len(hosts)} Host fields; it must have one (RFC 9112 §3.2)")
-    if http_version != "1.0":
-        raise RequestError(400, "the request has no Host field; since HTTP/1.1 it must have one (RFC 9112 §3.2)")
-    return None
 
 
 @functools.lru_cache(128)  # few, since a client may send ever new ones, each as long as a field may be
