@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import threading
@@ -16,7 +17,7 @@ import trio
 from tests.support.client import connect
 from tests.support.program import LIFETIME, Program, command, trioserve
 from trioserve import UnixAddress
-from trioserve.cli.output import BACKLOG, Output
+from trioserve.cli.output import AT_ONCE, BACKLOG, Output
 
 SHOP = """
 import os
@@ -271,3 +272,60 @@ def test_the_end_does_not_wait_for_who_never_reads():
         output.write("one\n")
         output.close(patience=0)
         assert told == ["1 line of it could not be written"]
+
+
+def test_lines_that_wait_for_others_are_written_together_and_at_once_when_it_is_said():
+    reader, writer = os.pipe()
+    output = Output("it", writer, pytest.fail, pause=LIFETIME)
+    output.write("one\n")
+    output.write("two\n")
+    output.hasten()
+    assert os.read(reader, 100) == b"one\ntwo\n"
+    output.write("three\n")
+    output.hasten()
+    assert os.read(reader, 100) == b"three\n"
+    output.close()
+    os.close(reader)
+    os.close(writer)
+
+
+def test_lines_that_wait_for_others_are_written_at_the_end():
+    reader, writer = os.pipe()
+    output = Output("it", writer, pytest.fail, pause=LIFETIME)
+    output.write("one\n")
+    output.close()
+    os.close(writer)
+    with os.fdopen(reader) as lines:
+        assert lines.read() == "one\n"
+
+
+def test_what_is_written_together_are_whole_lines_of_which_a_pipe_takes_all_or_nothing():
+    reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # a packet is a write
+    with reader, writer:
+        output = Output("it", writer.fileno(), pytest.fail, pause=LIFETIME)
+        lines = [f"{number} {'é' * (number % 100)}\n" for number in range(200)] + ["x" * AT_ONCE + "\n", "last\n"]
+        for line in lines:
+            output.write(line)
+        output.close()
+        writer.shutdown(socket.SHUT_WR)
+        packets = list(iter(lambda: reader.recv(10 * AT_ONCE), b""))
+    assert b"".join(packets).decode() == "".join(lines)
+    assert 3 < len(packets) < 20
+    assert all(packet.endswith(b"\n") and (len(packet) <= AT_ONCE or packet.count(b"\n") == 1) for packet in packets)
+
+
+def test_of_lines_that_are_written_together_only_those_are_lost_that_are_not_out(tmp_path):
+    told: list[str] = []
+    begin = 1 << 30  # far off, so that the limit is for this file alone
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with (tmp_path / "log").open("wb", buffering=0) as file:
+        file.seek(begin)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (begin + len("one\ntw"), before[1]))
+        try:
+            output = Output("it", file.fileno(), told.append, pause=LIFETIME)
+            for line in ("one\n", "two\n", "three\n"):
+                output.write(line)
+            output.close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert told == ["it cannot be written: File too large; lines are left out", "2 lines of it could not be written"]
