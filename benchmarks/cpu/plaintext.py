@@ -10,7 +10,9 @@ import trio
 
 from benchmarks.server_process import announce
 from trioserve import App, Config, HangupNews, TcpAddress, serve
-from trioserve.observe.access_log import ACCESS_LOGGER
+from trioserve.cli.console import PAUSE
+from trioserve.cli.output import Output
+from trioserve.observe.access_log import ACCESS_LOGGER, LineHandler
 
 app = App()
 
@@ -38,11 +40,10 @@ async def main() -> None:
 
 
 def log_to_nowhere() -> None:
-    """Formatted and written, as `trioserve run` does it, but to /dev/null."""
-    handler = logging.FileHandler(os.devnull)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    """As `trioserve run` does it, but to /dev/null."""
+    output = Output("the access log", os.open(os.devnull, os.O_WRONLY), print, PAUSE)
     logger = logging.getLogger(ACCESS_LOGGER)
-    logger.addHandler(handler)
+    logger.addHandler(LineHandler(output.write))
     logger.setLevel(logging.INFO)
     logger.propagate = False
 

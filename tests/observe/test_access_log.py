@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -17,7 +19,7 @@ from trioserve.core.limits import Limits
 from trioserve.core.messages import RequestHead
 from trioserve.core.records import Completed
 from trioserve.observe import access_log
-from trioserve.observe.access_log import ACCESS_LOGGER, AccessLog, line_of
+from trioserve.observe.access_log import ACCESS_LOGGER, AccessLog, LineHandler, line_of
 
 LINE = re.compile(r'(?P<client>\S+) "(?P<request>[^"]*)" (?P<status>\d+) (?P<size>\d+)B (?P<duration>\d+\.\d)ms')
 
@@ -141,3 +143,124 @@ def test_without_a_listener_nothing_is_written(caplog):
     caplog.set_level(logging.WARNING, ACCESS_LOGGER)
     AccessLog().completed(completed())
     assert not caplog.records
+
+
+# The handler of `trioserve run`
+
+
+class WithoutRecords(LineHandler):
+    """One that takes lines only."""
+
+    def emit(self, record):
+        raise AssertionError(record)
+
+
+class Keeping(logging.Handler):
+    """One that keeps its log records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: list[logging.LogRecord] = []
+
+    def emit(self, record):
+        self.entries.append(record)
+
+
+@contextlib.contextmanager
+def heard_by(*handlers: logging.Handler, propagate: bool = False) -> Iterator[logging.Logger]:
+    """The access log's logger, set up as by `trioserve run`, but for its handlers."""
+    logger = logging.getLogger(ACCESS_LOGGER)
+    level, propagates, others = logger.level, logger.propagate, logger.handlers
+    logger.setLevel(logging.INFO)
+    logger.propagate, logger.handlers = propagate, list(handlers)
+    try:
+        yield logger
+    finally:
+        logger.setLevel(level)
+        logger.propagate, logger.handlers = propagates, others
+        logger.filters.clear()
+
+
+STAMPED = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (.*)\n")
+
+
+@pytest.mark.parametrize("record", [completed(), abandoned()], ids=["completed", "abandoned"])
+def test_a_line_handler_that_hears_alone_is_given_the_line_and_no_log_record(record):
+    lines: list[str] = []
+    with heard_by(WithoutRecords(lines.append)):
+        tell = AccessLog().completed if isinstance(record, Completed) else AccessLog().abandoned
+        tell(record)
+    [line] = lines
+    assert STAMPED.fullmatch(line)[1].startswith(line_of(record, record.status))
+
+
+@given(now=st.floats(0, 4e9))
+def test_its_time_is_written_as_logging_writes_it(now):
+    entry = logging.makeLogRecord({"created": now, "msecs": int((now - int(now)) * 1000)})
+    assert LineHandler(pytest.fail).stamp(now) == logging.Formatter().formatTime(entry)
+
+
+def test_its_time_goes_on():
+    handler = LineHandler(pytest.fail)
+    first, same, later = (handler.stamp(86_400.0 * 7 + seconds)[-6:] for seconds in (1, 1.25, 2.5))
+    assert (first, same, later) == ("01,000", "01,250", "02,500")
+
+
+def test_a_line_handler_that_was_given_another_form_is_given_log_records():
+    lines: list[str] = []
+    handler = LineHandler(lines.append)
+    handler.setFormatter(logging.Formatter("%(name)s %(exchange)s"))
+    record = completed()
+    with heard_by(handler):
+        AccessLog().completed(record)
+    assert lines == [f"{ACCESS_LOGGER} {record}\n"]
+
+
+@pytest.mark.parametrize("where", ["handler", "logger"])
+def test_a_filter_hears_of_each_log_record(where):
+    handler = LineHandler(pytest.fail)
+    heard: list[object] = []
+    record = completed()
+    with heard_by(handler) as logger:
+        (handler if where == "handler" else logger).addFilter(lambda entry: heard.append(entry.exchange))  # and no more
+        AccessLog().completed(record)
+    assert heard == [record]
+
+
+def test_a_line_handler_for_graver_things_is_given_no_line():
+    handler = WithoutRecords(pytest.fail)
+    handler.setLevel(logging.ERROR)
+    with heard_by(handler):
+        AccessLog().completed(completed())
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_beside_another_handler_a_line_handler_has_its_line_all_the_same(first):
+    lines: list[str] = []
+    other = Keeping()
+    line_handler = LineHandler(lines.append)
+    record = completed()
+    with heard_by(*((line_handler, other) if first else (other, line_handler))):
+        AccessLog().completed(record)
+    [entry], [line] = other.entries, lines
+    assert entry.exchange is record
+    assert STAMPED.fullmatch(line)[1] == entry.getMessage()
+
+
+def test_who_hears_further_up_hears_what_a_line_handler_does(caplog):
+    lines: list[str] = []
+    with heard_by(LineHandler(lines.append), propagate=True):
+        AccessLog().completed(completed())
+    assert len(caplog.records) == len(lines) == 1
+
+
+def test_what_cannot_be_formatted_is_told_by_logging_and_is_no_line(capsys):
+    handler = LineHandler(pytest.fail)
+    handler.setFormatter(logging.Formatter("%(unknown)s"))
+    with heard_by(handler):
+        AccessLog().completed(completed())
+    assert "--- Logging error ---" in capsys.readouterr().err
+
+
+def test_a_log_record_says_where_it_was_made(caplog):
+    assert logged(caplog, completed()).pathname == access_log.__file__

@@ -14,6 +14,7 @@ from trio.testing import MockClock
 from tests.support.sample_records import abandoned, completed
 from trioserve.core.errors import ERROR_LOGGER, RequestError
 from trioserve.core.messages import RequestHead, RequestLine
+from trioserve.observe.access_log import ACCESS_LOGGER, AccessLog
 from trioserve.observe.reporter import Reporter
 
 DEADLINE = 5.0
@@ -108,6 +109,27 @@ def test_an_observer_that_exits_is_logged_and_the_others_are_told(errors):
 def test_completed_exchanges_are_wanted_only_by_observers():
     assert reporter(observers=[Recorder()]).wants_completed
     assert not reporter(print).wants_completed
+
+
+def test_an_access_log_that_nobody_hears_wants_no_completed_exchanges(caplog):
+    log = AccessLog()
+    caplog.set_level(logging.WARNING, ACCESS_LOGGER)
+    assert not Reporter((), (), math.inf, log).wants_completed
+    assert Reporter((Recorder(),), (), math.inf, log).wants_completed
+    caplog.set_level(logging.INFO, ACCESS_LOGGER)  # at any time
+    assert Reporter((), (), math.inf, log).wants_completed
+
+
+def test_the_access_log_is_told_before_the_observers(caplog):
+    caplog.set_level(logging.INFO, ACCESS_LOGGER)
+    lines: list[int] = []
+
+    class Counter(Recorder):
+        def completed(self, _record):
+            lines.append(len(caplog.records))
+
+    Reporter((Counter(),), (), math.inf, AccessLog()).completed(completed())
+    assert lines == [1]
 
 
 # Hooks

@@ -14,13 +14,16 @@ import click
 
 from trioserve.cli.output import Output
 from trioserve.core.errors import ERROR_LOGGER
-from trioserve.observe.access_log import ACCESS_LOGGER
+from trioserve.observe.access_log import ACCESS_LOGGER, LineHandler
 
 DRAINING = "draining; signal again to stop at once"
 STOPPING = "stopping"
 WAITING = "stopping; waiting for handlers that clean up"
 NO_WORKERS = "SIGHUP replaces workers, and there are none; start with --workers for that"
 
+PAUSE = 0.02
+"""Seconds that a line of the access log may wait for others. Who looks on does not see it, and a thread that is woken
+fifty times in a second costs nothing beside the requests."""
 
 _stderr: Output | None = None
 """Where lines for people go while a server runs."""
@@ -71,17 +74,18 @@ def _leave_stderr(output: Output) -> None:
 @contextlib.contextmanager
 def _log_to_console() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        root = logging.getLogger("trioserve")
-        if not root.handlers and _stderr is not None:
-            stack.enter_context(_handled(root, _stderr, "%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        lines: Output | None = None
         access = logging.getLogger(ACCESS_LOGGER)
         if not access.handlers:
             access.setLevel(logging.INFO)
             access.propagate = False
             if sys.stdout is not None:  # as it is if it was closed from the start
-                output = Output("the access log", sys.stdout.fileno(), say)
-                stack.callback(output.close)
-                stack.enter_context(_handled(access, output, "%(asctime)s %(message)s"))
+                lines = Output("the access log", sys.stdout.fileno(), say, PAUSE)
+                stack.callback(lines.close)
+                stack.enter_context(_handled(access, LineHandler(lines.write)))
+        root = logging.getLogger("trioserve")
+        if not root.handlers and _stderr is not None:
+            stack.enter_context(_handled(root, _ToOutput(_stderr, behind=lines)))
         yield
 
 
@@ -91,9 +95,7 @@ def log_from(level: str) -> None:
 
 
 @contextlib.contextmanager
-def _handled(logger: logging.Logger, output: Output, form: str) -> Iterator[None]:
-    handler = _ToOutput(output)
-    handler.setFormatter(logging.Formatter(form))
+def _handled(logger: logging.Logger, handler: logging.Handler) -> Iterator[None]:
     logger.addHandler(handler)
     try:
         yield
@@ -102,11 +104,13 @@ def _handled(logger: logging.Logger, output: Output, form: str) -> Iterator[None
 
 
 class _ToOutput(logging.Handler):
-    """Writes its records as lines of an output."""
+    """Writes its records as lines of an output, behind what waits in `behind`."""
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: Output, behind: Output | None) -> None:
         super().__init__()
         self._output = output
+        self._behind = behind
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -114,4 +118,6 @@ class _ToOutput(logging.Handler):
         except Exception:
             self.handleError(record)
         else:
+            if self._behind is not None:
+                self._behind.hasten()
             self._output.write(f"{line}\n")

@@ -20,6 +20,7 @@ from trioserve.core.errors import ERROR_LOGGER, RequestError
 from trioserve.core.messages import RequestHead, RequestLine
 from trioserve.core.records import Abandoned, ClientAddress, Completed, written
 from trioserve.failures import is_failure
+from trioserve.observe.access_log import AccessLog
 from trioserve.observe.observer import Observer
 
 HOOK_THREADS = 40
@@ -28,10 +29,22 @@ own, so that one that hangs takes no other's, nor the handlers'."""
 
 
 class Reporter:
-    """Implements `connection.context.Reporter`."""
+    """Implements `connection.context.Reporter`.
 
-    def __init__(self, observers: Sequence[Observer], hooks: Sequence[Hook], hook_deadline: float) -> None:
-        self._observers = tuple(observers)
+    Args:
+        access_log: the first observer, if there is one.
+    """
+
+    def __init__(
+        self,
+        observers: Sequence[Observer],
+        hooks: Sequence[Hook],
+        hook_deadline: float,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        self._observers = tuple(observers) if access_log is None else (access_log, *observers)
+        # The one among the observers that perhaps nobody hears; None if another wants all records anyhow.
+        self._perhaps_unheard = None if observers else access_log
         # Each with the threads in which it runs; None for an async one.
         self._hooks = [(hook, None if is_async(hook) else trio.CapacityLimiter(HOOK_THREADS)) for hook in hooks]
         self._hook_deadline = hook_deadline
@@ -39,6 +52,8 @@ class Reporter:
 
     @property
     def wants_completed(self) -> bool:
+        if self._perhaps_unheard is not None:
+            return self._perhaps_unheard.is_heard
         return bool(self._observers)
 
     def completed(self, record: Completed) -> None:

@@ -54,7 +54,6 @@ from trioserve.core.forwarded import TrustedProxies
 from trioserve.core.records import written
 from trioserve.failures import is_failure, sole, ungrouped
 from trioserve.observe.access_log import AccessLog
-from trioserve.observe.observer import Observer
 from trioserve.observe.reporter import Reporter
 from trioserve.server import admission
 from trioserve.server.background import BackgroundWork
@@ -149,9 +148,9 @@ class Server:
         self.stopping = stopping
         self._config = config
         self._timers = current_timers()
-        observers: tuple[Observer, ...] = (AccessLog(), *config.observers) if config.access_log else config.observers
         limits = config.limits
-        self._reporter = Reporter(observers, app.hooks, config.deadlines.hook)
+        access_log = AccessLog() if config.access_log else None
+        self._reporter = Reporter(config.observers, app.hooks, config.deadlines.hook, access_log)
         self._context = Context(
             application=app,
             new_engine=lambda: H11Engine(limits),
