@@ -9,12 +9,57 @@ from typing import NamedTuple
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _USER_TIME, _SYSTEM_TIME = 11, 12  # proc_pid_stat(5), counted from the field behind the command's name
+_CHILDREN_TIME = 13  # in user mode; that in kernel mode follows
 
 
 def cpu_seconds(pid: int) -> float:
     """CPU time that the process has used, in user and kernel mode."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[_USER_TIME]) + int(fields[_SYSTEM_TIME])) / _TICKS
+
+
+class _Process(NamedTuple):
+    """A line of the process table. `ended` is the time of its children that have ended and were waited for."""
+
+    parent: int
+    own: float
+    ended: float
+
+
+def tree_cpu_seconds(pid: int) -> float:
+    """CPU time that a process and all its descendants have used, those included that have ended.
+
+    A child that ends while we look is counted with its parent or by itself, as it was when each was read.
+    """
+    processes = _process_table()
+    tree = [pid, *_below(pid, processes)]
+    return sum(processes[member].own + processes[member].ended for member in tree)
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that it has started and that live, theirs included; parents before their children."""
+    return _below(pid, _process_table())
+
+
+def _below(pid: int, processes: dict[int, _Process]) -> list[int]:
+    found = [pid]
+    for ancestor in found:
+        found += [child for child, process in processes.items() if process.parent == ancestor]
+    return found[1:]
+
+
+def _process_table() -> dict[int, _Process]:
+    table = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                text = (entry / "stat").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has ended meanwhile
+            fields = text.rpartition(")")[2].split()
+            own, ended = (sum(map(int, fields[first : first + 2])) / _TICKS for first in (_USER_TIME, _CHILDREN_TIME))
+            table[int(entry.name)] = _Process(int(fields[1]), own, ended)
+    return table
 
 
 def file_descriptors(pid: int) -> int:

@@ -30,8 +30,8 @@ def measured_where(load: float) -> str:
     """One line: the command, the day, the code and the machine, with its load average when the command began."""
     command = f"python -m {__package__}.{Path(sys.argv[0]).parent.name} {' '.join(sys.argv[1:])}".strip()
     return (
-        f"`{command}`, {dt.datetime.now(dt.UTC).date()}, commit {_commit()}; {os.cpu_count()} cores "
-        f"({_cpu()}), {platform.system()} {platform.release().partition('-')[0]}, Python {platform.python_version()}, "
+        f"`{command}`, {dt.datetime.now(dt.UTC).date()}, commit {commit()}; {os.cpu_count()} cores "
+        f"({cpu()}), {platform.system()} {platform.release().partition('-')[0]}, Python {platform.python_version()}, "
         f"trio {version('trio')}, h11 {version('h11')}; load average at the start {load:.1f}"
     )
 
@@ -41,22 +41,22 @@ def load_average() -> float:
     return os.getloadavg()[0]
 
 
-def _cpu() -> str:
+def cpu() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit that was measured, and whether the package had changes that it does not have."""
     root = Path(__file__).parent.parent
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False).stdout.strip()
 
-    commit = git("rev-parse", "--short", "HEAD") or "unknown"
-    return commit + (" with uncommitted changes" if git("status", "--porcelain", "trioserve") else "")
+    head = git("rev-parse", "--short", "HEAD") or "unknown"
+    return head + (" with uncommitted changes" if git("status", "--porcelain", "trioserve") else "")
 
 
 def publish(text: str, markdown: str | None) -> None:

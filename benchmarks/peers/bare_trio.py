@@ -1,0 +1,108 @@
+"""The floor: trio waits, the socket receives and sends, and nobody understands the bytes.
+
+One floor for each workload that has one (FLOORS), since what must be received and sent differs. None parses: where a
+request is more than one `recv`, its end is known by its length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+
+import trio
+
+from benchmarks.peers.bare import Serve, run
+from benchmarks.peers.content import HELLO, LARGE
+
+HEAD_END = b"\r\n\r\n"
+SMALL = 65_536
+UPLOAD = 10 * 2**20
+"""Bytes of every upload."""
+
+
+def answer(body: bytes, more: bytes = b"") -> bytes:
+    """As long as the others' answers."""
+    return (
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/plain; charset=utf-8\r\n"
+        b"content-length: %d\r\ndate: Thu, 01 Jan 1970 00:00:00 GMT\r\n%b\r\n%b" % (len(body), more, body)
+    )
+
+
+HELLO_ANSWER = answer(HELLO.encode())
+CLOSING_ANSWER = answer(HELLO.encode(), b"connection: close\r\n")
+LARGE_ANSWER = answer(LARGE)
+
+
+async def plain(connection: socket.socket) -> None:
+    while True:
+        await trio.lowlevel.wait_readable(connection)
+        if not connection.recv(SMALL):
+            return
+        connection.send(HELLO_ANSWER)
+
+
+async def close(connection: socket.socket) -> None:
+    await trio.lowlevel.wait_readable(connection)
+    if connection.recv(SMALL):
+        connection.send(CLOSING_ANSWER)
+
+
+async def large(connection: socket.socket) -> None:
+    while True:
+        await trio.lowlevel.wait_readable(connection)
+        if not connection.recv(SMALL):
+            return
+        rest = memoryview(LARGE_ANSWER)
+        while rest:
+            try:
+                rest = rest[connection.send(rest) :]
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(connection)
+
+
+async def pipelined(connection: socket.socket) -> None:
+    """As many answers as there are requests; wrk sends sixteen at once, and they arrive so."""
+    while True:
+        await trio.lowlevel.wait_readable(connection)
+        data = connection.recv(SMALL)
+        if not data:
+            return
+        connection.send(HELLO_ANSWER * data.count(HEAD_END))
+
+
+async def upload(connection: socket.socket) -> None:
+    """The first piece has the head and says where it ends."""
+    while True:
+        await trio.lowlevel.wait_readable(connection)
+        data = connection.recv(SMALL)
+        if not data:
+            return
+        received = len(data) - data.index(HEAD_END) - len(HEAD_END)
+        while received < UPLOAD:
+            await trio.lowlevel.wait_readable(connection)
+            data = connection.recv(SMALL)
+            if not data:
+                return
+            received += len(data)
+        connection.send(answer(str(received).encode()))
+
+
+FLOORS: dict[str, Serve] = {
+    "plain": plain,
+    "close": close,
+    "large": large,
+    "pipelined": pipelined,
+    "upload": upload,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("floor", choices=FLOORS)
+    parser.add_argument("--port", type=int, required=True)
+    options = parser.parse_args()
+    run(FLOORS[options.floor], options.port)
+
+
+if __name__ == "__main__":
+    main()

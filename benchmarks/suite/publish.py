@@ -1,0 +1,64 @@
+"""What a run leaves: `results.json`, `results.md` and the pictures in a folder; and what documents show of it.
+
+A document has a place for it, between two comments, and all that stands there is replaced.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.results import Report
+from benchmarks.suite import plots
+from benchmarks.suite import report as reports
+
+ROOT = Path(__file__).parent.parent.parent
+PUBLISHED = ROOT / "docs" / "benchmarks"
+"""Where documents look for it."""
+
+BEGIN = "<!-- benchmarks: what `make bench-publish` has measured -->"
+END = "<!-- benchmarks: end -->"
+
+
+def write(report: Report, folder: Path) -> list[str]:
+    """Write everything into a folder; returns lines for whoever waits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    report.save(folder / "results.json")
+    (folder / "results.md").write_text(reports.as_markdown(report))
+    written = ["results.json", "results.md"]
+    reason = plots.missing()
+    if reason is None:
+        written += [path.name for path in plots.draw(report, folder)]
+    return [f"written to {folder}: {', '.join(written)}", *([reason] if reason else [])]
+
+
+def show(report: Report, document: Path) -> None:
+    """Put it into a document, in place of what was there.
+
+    Raises:
+        ValueError: it has no place for it.
+    """
+    document.write_text(replaced(document.read_text(), shown(report)))
+
+
+def shown(report: Report) -> str:
+    """What README has: the pictures, the table of plaintext, what was promised, and where it was measured."""
+    kept = sum(promise.kept for promise in report.all_promises)
+    broken = [promise for promise in report.all_promises if not promise.kept]
+    parts = [
+        "![CPU microseconds a plaintext request costs, server by server](docs/benchmarks/plaintext.svg)",
+        reports.headline(report),
+        "![The same for other workloads](docs/benchmarks/workloads.svg)",
+        f"Of {len(report.all_promises)} promises {kept} were kept"
+        + (":" if broken else ".")
+        + "".join(f"\n* not kept: {promise.what}: {promise.bound}, and it was {promise.seen}" for promise in broken),
+        "Measured " + "; ".join(f"{name}: {value}" for name, value in report.conditions.items()) + ".",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def replaced(text: str, between: str) -> str:
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"there is no place for results: it is between {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{between}\n\n{END}{after}"
