@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Other servers, to be compared with.
 PEERS := .peers
+# The suite's own environment: other servers again, in the versions that pyproject.toml pins, and what draws plots.
+BENCH := .bench
 
 # Lines and branches together, in percent, of what decides about departures and of what carries it out.
 COVERAGE := 97
@@ -18,7 +20,7 @@ SHARED := --numprocesses=$(PROCESSES) --dist=worksteal --max-worker-restart=0
 
 FUZZ := 1000000
 
-.PHONY: help demo test explore conformance fuzz mutations lint format bench hostile clean
+.PHONY: help demo test explore conformance fuzz mutations lint format bench bench-publish bench-parts hostile clean
 .DELETE_ON_ERROR:
 
 help:
@@ -30,7 +32,9 @@ help:
 	@echo "make mutations  a hundred deliberate defects, one after another, and which test catches each, as a table; some minutes"
 	@echo "make lint    style, types and the import rule only"
 	@echo "make format  format the code, and repair what can be repaired"
-	@echo "make bench   measure: how soon a departure is noticed, what leaks, what a request costs"
+	@echo "make bench   measure trioserve beside other servers: speed, and what clients cost that leave (OPTIONS=--quick for less)"
+	@echo "make bench-publish  the same, for README and docs; a quarter of an hour"
+	@echo "make bench-parts  measure parts: departures in every situation, leaks, routes, the engine, tests in memory"
 	@echo "make hostile measure under attack: slow clients, thousands of idle ones, restarts, ten minutes of mixed traffic"
 	@echo "make clean   remove everything that was made"
 	@echo "make PYTHON=python3.12 ... takes another Python, TRIOSERVE_PORT=8001 make demo another port."
@@ -66,10 +70,15 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)
+bench: $(BENCH)/.installed
+	$(BENCH)/bin/python -m benchmarks $(OPTIONS)
+
+bench-publish: $(BENCH)/.installed
+	$(BENCH)/bin/python -m benchmarks --rounds 3 --seconds 2 --publish $(OPTIONS)
+
+bench-parts: $(INSTALLED)
 	$(BIN)/python -m benchmarks.departures
 	$(BIN)/python -m benchmarks.leaks
-	$(BIN)/python -m benchmarks.cpu
 	$(BIN)/python -m benchmarks.routing
 	$(BIN)/python -m benchmarks.receiving
 	$(BIN)/python -m benchmarks.testing
@@ -94,6 +103,14 @@ $(PEERS)/.installed: benchmarks/idle/peers.txt
 	$(PEERS)/bin/python -m pip install --quiet --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
+# Since 25.1 pip knows dependency groups.
+$(BENCH)/.installed: pyproject.toml
+	@echo "Installing other servers into $(BENCH); that takes a minute."
+	$(PYTHON) -m venv --clear $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --quiet --disable-pip-version-check 'pip>=25.1'
+	$(BENCH)/bin/python -m pip install --quiet --quiet --disable-pip-version-check --editable . --group bench
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(PEERS) build dist .coverage .coverage.* .hypothesis .*_cache *.egg-info
+	rm -rf $(VENV) $(PEERS) $(BENCH) bench-results build dist .coverage .coverage.* .hypothesis .*_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

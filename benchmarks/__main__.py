@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return refuse(reason)
     for_all = Options(
         rounds=options.rounds or (2 if options.quick else 5),
-        seconds=options.seconds or (1 if options.quick else 3),
+        seconds=options.seconds or (1 if options.quick else 4),
         quick=options.quick,
         server_core=server_core,
         load_core=load_core,
@@ -63,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.publish:
         for line in publish.write(report, publish.PUBLISHED):
             to_stderr(line)
-        publish.show(report, publish.ROOT / "README.md")
+        for document in publish.DOCUMENTS:
+            publish.show(report, document)
     print((options.out / "results.md").read_text())
     if before is not None:
         print(f"## Beside {options.compare}\n\n{compare.as_markdown(before, report)}")
@@ -86,7 +87,9 @@ def the_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rounds", type=positive, help="(default: 5; --quick: 2)")
     parser.add_argument(
-        "--seconds", type=positive, help="of load for each server in each round (default: 3; --quick: 1)"
+        "--seconds",
+        type=positive,
+        help="of load for each server in each round of plaintext, half of it for most others (default: 4; --quick: 1)",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("bench-results"), metavar="FOLDER", help="(default: %(default)s)"

@@ -164,7 +164,8 @@ class Bench:
 
     def _one_round(self, one: _Measured, workload: Workload) -> None:
         server = self._servers[_command(one.peer, workload)]
-        cpu, answered = self._cost(workload, server, workload.settle + self._options.seconds)
+        seconds = _load_seconds(workload, self._options)
+        cpu, answered = self._cost(workload, server, workload.settle + seconds)
         requests = answered.requests
         if workload.settle:
             settling, settled = self._cost(workload, server, workload.settle)
@@ -172,7 +173,7 @@ class Bench:
         if requests <= 0 or cpu <= 0:
             raise LoadError("no request was answered")
         one.cpu.append(cpu / requests * 1e6)
-        one.rate.append(requests / self._options.seconds)
+        one.rate.append(requests / seconds)
         one.errors += answered.errors
         one.timeouts += answered.timeouts
 
@@ -197,10 +198,15 @@ def _command(peer: Peer, workload: Workload) -> Command:
     return command
 
 
+def _load_seconds(workload: Workload, options: Options) -> int:
+    """Of load for each server in each round."""
+    return max(1, options.seconds * workload.weight // 2)
+
+
 def _round(workload: Workload, options: Options) -> float:
     """Seconds that are estimated for one round of one server."""
     loads = 2 if workload.settle else 1
-    return options.seconds + loads * (workload.settle + OVERHEAD)
+    return _load_seconds(workload, options) + loads * (workload.settle + OVERHEAD)
 
 
 def _start() -> float:

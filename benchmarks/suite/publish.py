@@ -15,6 +15,9 @@ ROOT = Path(__file__).parent.parent.parent
 PUBLISHED = ROOT / "docs" / "benchmarks"
 """Where documents look for it."""
 
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+"""Those that show some of it."""
+
 BEGIN = "<!-- benchmarks: what `make bench-publish` has measured -->"
 END = "<!-- benchmarks: end -->"
 
@@ -37,20 +40,22 @@ def show(report: Report, document: Path) -> None:
     Raises:
         ValueError: it has no place for it.
     """
-    document.write_text(replaced(document.read_text(), shown(report)))
+    folder = PUBLISHED.relative_to(document.parent).as_posix()
+    document.write_text(replaced(document.read_text(), shown(report, f"{folder}/")))
 
 
-def shown(report: Report) -> str:
-    """What README has: the pictures, the table of plaintext, what was promised, and where it was measured."""
+def shown(report: Report, folder: str) -> str:
+    """The pictures, which are in that folder, the table of plaintext, what was promised, and where it was measured."""
     kept = sum(promise.kept for promise in report.all_promises)
     broken = [promise for promise in report.all_promises if not promise.kept]
     parts = [
-        "![CPU microseconds a plaintext request costs, server by server](docs/benchmarks/plaintext.svg)",
+        f"![CPU microseconds that a plaintext request costs, server by server]({folder}plaintext.svg)",
         reports.headline(report),
-        "![The same for other workloads](docs/benchmarks/workloads.svg)",
+        f"![The same for other workloads]({folder}workloads.svg)",
         f"Of {len(report.all_promises)} promises {kept} were kept"
         + (":" if broken else ".")
         + "".join(f"\n* not kept: {promise.what}: {promise.bound}, and it was {promise.seen}" for promise in broken),
+        f"[All results]({folder}results.md), with the other workloads, their spreads, and what departures cost.",
         "Measured " + "; ".join(f"{name}: {value}" for name, value in report.conditions.items()) + ".",
     ]
     return "\n\n".join(part for part in parts if part)
