@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from fake_exchange import FakeExchange
 
@@ -98,6 +100,23 @@ def test_a_client_that_names_no_host_has_a_url_without_one():
 async def test_the_body_is_all_its_parts():
     assert await request(b"one ", b"two").body() == b"one two"
     assert await request().body() == b""
+
+
+@pytest.mark.parametrize("sizes", [[1] * 10_000, [4095, 1, 4096, 1, 5000, 2], [2000] * 7, [9000]], ids=len)
+async def test_a_body_is_whole_whatever_the_sizes_of_its_parts(sizes: list[int]):
+    content = bytes(i % 251 for i in range(sum(sizes)))
+    ends = list(itertools.accumulate(sizes))
+    parts = [content[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+    made = request(*parts)
+    assert await made.body() == content
+    assert len(made._parts._parts) == 1  # and it is not kept twice
+
+
+async def test_of_a_body_in_tiny_parts_few_are_kept():
+    made = request(*[b"x"] * 10_000, ClientGone("left"))
+    with pytest.raises(ClientGone):
+        await made.body()
+    assert len(made._parts._parts) == 3
 
 
 async def test_the_body_may_be_asked_for_again():

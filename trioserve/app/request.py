@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import parse_qsl, unquote
 
 from trioserve.app.cookies import parse_cookies
@@ -324,20 +324,30 @@ class BodyStream:
         return part
 
 
+_JOINED: Final = 4096
+"""Bytes up to which parts are joined while they come. A client may send a megabyte in chunks of a byte, and a list of
+these would take fifty times as much."""
+
+
 class _Collected:
     """A body's parts, kept while they come: a handler may cancel its wait for the body, and ask again."""
 
-    __slots__ = ("_read", "_stream")
+    __slots__ = ("_parts", "_stream")
 
     def __init__(self, stream: BodyStream) -> None:
         self._stream = stream
-        # One buffer, and not a list of parts: a client may send a megabyte in chunks of a byte.
-        self._read = bytearray()
+        # Any two neighbours are more than _JOINED bytes.
+        self._parts: list[bytes] = []
 
     async def all(self) -> bytes:
+        # No buffer that grows: it would be copied again and again, where others grow beside it.
         async for part in self._stream:
-            self._read += part
-        return bytes(self._read)
+            if self._parts and len(self._parts[-1]) + len(part) <= _JOINED:
+                self._parts[-1] += part
+            else:
+                self._parts.append(part)
+        self._parts = [b"".join(self._parts)]
+        return self._parts[0]
 
 
 class _Kept:
