@@ -77,26 +77,37 @@ class Event:
 
     def encode(self) -> bytes:
         """The event as it is sent."""
-        lines: list[str] = []
+        lines = ""
         if self.comment is not None:
-            lines += (f": {line}" for line in _LINE_BREAK.split(self.comment))
+            lines += _lines("", self.comment)
         if self.retry is not None:
-            lines.append(f"retry: {round(self.retry * 1000)}")
+            lines += f"retry: {round(self.retry * 1000)}\n"
         if self.id is not None:
-            lines.append(f"id: {self.id}")
+            lines += f"id: {self.id}\n"
         if self.event is not None:
-            lines.append(f"event: {self.event}")
+            lines += f"event: {self.event}\n"
         if self.data is not None:
-            lines += (f"data: {line}" for line in _LINE_BREAK.split(self._text()))
-        try:
-            return "".join(f"{line}\n" for line in (*lines, "")).encode()
-        except UnicodeEncodeError as error:
-            raise ResponseError(f"an event is text that UTF-8 can carry: {error}") from None
+            lines += _lines("data", self._text())
+        return _ended(lines)
 
     def _text(self) -> str:
         if isinstance(self.data, str):
             return self.data
         return json.dumps(self.data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _lines(field: str, text: str) -> str:
+    """Text as lines of a field, as many as it has itself."""
+    if "\n" in text or "\r" in text:
+        text = _LINE_BREAK.sub(f"\n{field}: ", text)
+    return f"{field}: {text}\n"
+
+
+def _ended(lines: str) -> bytes:
+    try:
+        return f"{lines}\n".encode()
+    except UnicodeEncodeError as error:
+        raise ResponseError(f"an event is text that UTF-8 can carry: {error}") from None
 
 
 Sendable = Event | str | dict[str, Any] | list[Any]
@@ -163,7 +174,23 @@ class EventStream:
 
     async def send(self, event: Sendable) -> None:
         """As `SendEvent`."""
-        await self._send((event if isinstance(event, Event) else Event(event)).encode())
+        match event:
+            case Event():
+                data = event.encode()
+            case str():  # as most are: it needs no check
+                data = _ended(_lines("data", event))
+            case _:
+                data = Event(event).encode()
+        # Without a checkpoint of its own, as the sending of the part is one.
+        try:
+            self._turn.acquire_nowait()
+        except trio.WouldBlock:
+            await self._turn.acquire()
+        try:
+            await self._send_part(data)
+            self._sent_at = trio.current_time()
+        finally:
+            self._turn.release()
 
     async def send_all(self, source: Any) -> None:
         """Send all events of a source, and comments while it has none."""
@@ -201,8 +228,3 @@ class EventStream:
                 except (ClientGone, ResponseError):
                     return
                 self._sent_at = trio.current_time()
-
-    async def _send(self, data: bytes) -> None:
-        async with self._turn:
-            await self._send_part(data)
-            self._sent_at = trio.current_time()
