@@ -289,10 +289,12 @@ class ServedExchange:
         if self.ended:
             await self._throw_away()
             return
-        await self._connection.sender.ready()
+        sender, engine = self._connection.sender, self._connection.engine
+        if not sender.is_ready:
+            await sender.ready()
         response = self._response_in_progress()
-        if data and self.content_allowed(response.status):
-            await self._connection.sender.send(self._connection.engine.send_part(data))
+        if data and engine.content_allowed(response.status):
+            await sender.send(engine.send_part(data))
 
     async def end_response(self) -> None:
         if self.ended:

@@ -94,6 +94,11 @@ class Sender:
         self.response_bytes = 0
         self._content_bytes = 0
 
+    @property
+    def is_ready(self) -> bool:
+        """True if `ready` would have nothing to wait for: the usual case, in which it need not be called."""
+        return not (self._busy or self._unsent)
+
     async def ready(self) -> None:
         """Wait until the rest of the last piece has been handed over. A checkpoint only if it has to wait.
 
