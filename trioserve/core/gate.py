@@ -103,11 +103,13 @@ class Gate:
 
     __slots__ = (
         "_at", "_checked", "_empty_lines", "_extension_bytes", "_fields", "_held", "_left", "_limits", "_next",
-        "awaits_continue", "head", "head_for_machine", "method", "trailers",
+        "_surely_small", "awaits_continue", "head", "head_for_machine", "method", "trailers",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        # In a head of no more bytes, neither the target nor a field line is too long either.
+        self._surely_small = min(limits.head, limits.target, limits.field)
         # Bytes that have come; those before `_at` have passed.
         self._held = b""
         self._at = 0
@@ -195,10 +197,11 @@ class Gate:
         return self._chunked_content()
 
     def _pass(self, size: int) -> bytes:
-        """Let the next bytes go."""
-        held, start = self._held, self._at
-        self._drop(size)
-        return held[start : start + size]
+        """Let the next bytes go, as many as are there but no more than so many."""
+        start = self._at
+        data = self._held[start : start + size]
+        self._drop(len(data))
+        return data
 
     def _drop(self, size: int) -> None:
         """Have no more of the next bytes, and keep nothing of them: idle connections are many."""
@@ -215,7 +218,7 @@ class Gate:
 
     def _head(self) -> RequestHead | Waiting:
         held, start = self._held, self._at
-        end = held.find(_END_OF_SECTION, start + max(self._checked - 2, 0))
+        end = held.find(_END_OF_SECTION, start + self._checked - 2 if self._checked else start)
         line = REQUEST_LINE.match(held, start) if end >= 0 else None
         fields = self._good_fields(line, end + 2) if line is not None else None
         if fields is None:
@@ -244,8 +247,7 @@ class Gate:
         """The fields behind the request line if all is well with both, found out fast; else None."""
         held, limits = self._held, self._limits
         start = self._at
-        # Then neither the target nor a field line is too long either.
-        if end + 2 - start > min(limits.head, limits.target, limits.field) or line.end(1) - start > limits.method:
+        if end + 2 - start > self._surely_small or line.end(1) - start > limits.method:
             return None
         fields = fields_of(held[line.end() : end])
         return fields if fields is not None and len(fields) <= limits.fields else None
@@ -322,7 +324,7 @@ class Gate:
     # Content (RFC 9112 §6 and §7)
 
     def _content(self) -> BodyPart | Waiting:
-        data = self._pass(min(self._left, len(self._held) - self._at))
+        data = self._pass(self._left)
         if not data:
             return NEED_DATA
         self._left -= len(data)
@@ -362,9 +364,9 @@ class Gate:
                 self._take_whole_chunks(content)
                 if not self._chunk_line():
                     return
-            if self._next is _TRAILERS or not self.holds:
+            if self._next is _TRAILERS or not self._held:
                 return
-            data = self._pass(min(self._left, len(self._held) - self._at))
+            data = self._pass(self._left)
             content.append(data)
             self._left -= len(data)
             if not self._left:
