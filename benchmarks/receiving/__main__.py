@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ BROWSER = (
 )
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 FIXED = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % CONTENT
+POST = SMALL[:-2].replace(b"GET", b"POST") + b"Content-Length: 10240\r\n\r\n" + bytes(10_240)
 ANSWER = ResponseHead(200, [(b"content-length", b"2")])
 
 
@@ -43,17 +45,32 @@ def segments(wire: bytes, size: int = SEGMENT) -> list[bytes]:
     return [wire[start : start + size] for start in range(0, len(wire), size)]
 
 
+def with_other_cookies(number: int) -> bytes:
+    return BROWSER.replace(b"0123456789abcdef", b"%016x" % number)
+
+
+def with_other_lines(number: int) -> bytes:
+    """All of the browser's field lines but Connection say something else."""
+    head = BROWSER.replace(b"\r\n\r\n", b"%d\r\n\r\n" % number)
+    return re.sub(rb"\n(?!Connection)([^:\n]+): ", rb"\n\1: %d" % number, head)
+
+
 # What usual requests cost: wires as (requests in it, pieces).
 USUAL: dict[str, tuple[int, list[bytes]]] = {
     f"GET of a browser, {len(BROWSER)} bytes": (2_000, list(repeat(BROWSER, 2_000))),
+    "the same, with ever new cookies": (2_000, list(map(with_other_cookies, range(2_000)))),
+    "the same, with ever new lines": (2_000, list(map(with_other_lines, range(2_000)))),
     "GET with Host alone": (2_000, list(repeat(SMALL, 2_000))),
     "GET with Host alone, pipelined": (2_000, segments(SMALL * 2_000)),
+    "POST of 10 KiB": (1_000, list(repeat(POST, 1_000))),
+    "1,000 chunks of 60 bytes": (1, segments(in_chunks_of(60, 1_000))),
     "10 MiB of known length": (1, segments(FIXED + bytes(CONTENT))),
     "10 MiB in chunks of 64 KiB": (1, segments(in_chunks_of(65_536, CONTENT // 65_536))),
     "10 MiB in chunks of 4 KiB": (1, segments(in_chunks_of(4_096, CONTENT // 4_096))),
 }
 # What tries to make much work of little: pieces. All of it is within the limits, or else refused.
 HOSTILE: dict[str, list[bytes]] = {
+    "a head of a browser byte by byte": segments(BROWSER, 1),
     "1 MiB in chunks of one byte": segments(in_chunks_of(1, MEBIBYTE // 6)),
     "a head of 16 KiB and 100 fields": [SMALL[:-2] + (b"x:" + b"y" * 156 + b"\r\n") * 99 + b"\r\n"],
     "the same byte by byte": segments(SMALL[:-2] + (b"x:" + b"y" * 156 + b"\r\n") * 99 + b"\r\n", 1),
