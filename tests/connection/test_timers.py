@@ -358,3 +358,71 @@ def test_whatever_is_done_to_timers_each_is_due_exactly_when_it_was_last_set(ste
 
     clock = MockClock()
     trio.run(main, clock=clock)
+
+
+class Patient(Calls):
+    """One that waits for a delay."""
+
+    def delay_passed(self) -> None:
+        self()
+
+
+async def test_a_delay_is_over_for_each_at_its_own_time(mock_clock, timers):
+    first, second, again = Patient(), Patient(), Patient()
+    delay = timers.delay(3)
+    delay.begin(again)
+    delay.begin(first)
+    await pass_time(mock_clock, 1)
+    delay.begin(second)
+    await pass_time(mock_clock, 1)
+    delay.begin(again)
+
+    await pass_time(mock_clock, 10)
+
+    assert (first.at, second.at, again.at) == ([3], [4], [5])
+
+
+async def test_a_delay_that_is_ended_is_never_over_and_holds_nobody(mock_clock, timers):
+    ended, other = Patient(), Patient()
+    delay = timers.delay(3)
+    delay.begin(ended)
+    await pass_time(mock_clock, 1)
+    delay.begin(other)
+    delay.end(ended)
+    delay.end(ended)
+    alive, calls = weakref.ref(ended), ended.at
+    del ended
+
+    await pass_time(mock_clock, 10)
+    gc.collect()
+
+    assert (calls, other.at, alive()) == ([], [4], None)
+
+
+async def test_who_fails_at_the_end_of_a_delay_disturbs_no_other(mock_clock, timers, caplog):
+    class Failing(Patient):
+        def delay_passed(self) -> None:
+            raise LookupError("a mistake")
+
+    failing, other = Failing(), Patient()
+    timers.delay(3).begin(failing)
+    timers.delay(3).begin(other)
+
+    await pass_time(mock_clock, 10)
+
+    assert other.at == [3]
+    assert errors(caplog) == ["trioserve: internal error in a timer; please report it"]
+
+
+async def test_who_begins_anew_when_a_delay_is_over_is_told_again(mock_clock, timers):
+    class Again(Patient):
+        def delay_passed(self) -> None:
+            self()
+            timers.delay(3).begin(self)
+
+    again = Again()
+    timers.delay(3).begin(again)
+
+    await pass_time(mock_clock, 7)
+
+    assert again.at == [3, 6]

@@ -667,8 +667,8 @@ DEFECTS = (
     Defect(
         "a-deadline-outlives-its-exchange",
         "connection/connection.py",
-        "        self._handler_deadline.stop()\n        self._unread_timer.stop()",
-        "        self._unread_timer.stop()",
+        "        self._handler_deadline.stop()\n        self._unread_delay.end(self)",
+        "        self._unread_delay.end(self)",
         ("tests/lifecycle/test_giving_up.py::test_a_deadline_ends_with_its_exchange",),
     ),
     Defect(

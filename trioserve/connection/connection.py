@@ -58,7 +58,7 @@ class Connection:
         "_exchanges_begun",
         "_handler_deadline",
         "_task",
-        "_unread_timer",
+        "_unread_delay",
         "_waits_for_endpoint",
         "context",
         "departure",
@@ -106,7 +106,7 @@ class Connection:
         # The clock.
         self.now = timers.now
         self._handler_deadline = timers.timer(self._handler_too_slow)
-        self._unread_timer = timers.timer(self._bytes_may_lie_unread)
+        self._unread_delay = timers.delay(UNREAD_AFTER)
         # The exchange that is being served; None between exchanges and while a head arrives.
         self.exchange: ServedExchange | None = None
         self._exchanges_begun = 0
@@ -335,17 +335,19 @@ class Connection:
         if not exchange.switched:
             self.reader.dismiss()
         self._handler_deadline.stop()
-        self._unread_timer.stop()
+        self._unread_delay.end(self)
         self.transport.unwatch_unread()
         if self.context.reporter.wants_completed:
             self.context.reporter.completed(exchange.completed_record())
 
     def look_for_unread_bytes_later(self) -> None:
         """The handler runs, or has just read some of the body and may do something else now."""
-        self._unread_timer.set(self.now() + UNREAD_AFTER)
+        self._unread_delay.begin(self)
 
-    def _bytes_may_lie_unread(self) -> None:
-        self.transport.watch_unread(self._bytes_lie_unread)
+    def delay_passed(self) -> None:
+        """For so long bytes may have lain unread."""
+        if not self.departure.cancelled:  # else a FIN has nothing to tell any more, and the transport may be closed
+            self.transport.watch_unread(self._bytes_lie_unread)
 
     def _bytes_lie_unread(self) -> None:
         if self.reader.waiting or self.departure.end is not None:
@@ -526,7 +528,7 @@ class Connection:
     def _close(self, exchange: ServedExchange | None) -> None:
         self.context.idle.discard(self)
         self._handler_deadline.discard()
-        self._unread_timer.discard()
+        self._unread_delay.end(self)
         self.departure.discard()
         self.reader.discard()
         self.sender.discard()

@@ -11,6 +11,10 @@ timer again for the time that it finds, or forgets it.
 So a timer is due exactly when `when` says; `queued` only says when the task will look. Callbacks run between two
 steps of the scheduler: they may cancel scopes and must not block, wait or raise.
 
+Where all deadlines are the same time away, as with a `Delay`, what begins later is due later: a queue does instead of
+the heap, with one timer for who stands at its front. What ends before its time, as almost all does, has then never been
+in the heap at all.
+
 A system task, like the hangup watch and for the same reason: it goes on while a server unwinds.
 """
 
@@ -20,7 +24,9 @@ import heapq
 import itertools
 import logging
 import math
+from collections import OrderedDict
 from collections.abc import Callable
+from typing import Protocol
 
 import trio
 
@@ -80,6 +86,47 @@ class Timer:
             self.set(self.when)
 
 
+class Delayed(Protocol):
+    """What waits for a delay to pass."""
+
+    def delay_passed(self) -> None: ...
+
+
+class Delay:
+    """Tells whoever has begun to wait, and has not ended it, that so many seconds have passed. From `Timers.delay`."""
+
+    __slots__ = ("_now", "_seconds", "_timer", "_waiting")
+
+    def __init__(self, timers: Timers, seconds: float) -> None:
+        self._now = timers.now
+        self._seconds = seconds
+        # When each is due; the front is due first.
+        self._waiting: OrderedDict[Delayed, float] = OrderedDict()
+        # Set, if anybody waits, for a time at which the front is not yet overdue.
+        self._timer = timers.timer(self._look)
+
+    def begin(self, who: Delayed) -> None:
+        """From now on, whatever was begun before."""
+        self._waiting[who] = due = self._now() + self._seconds
+        self._waiting.move_to_end(who)
+        if not self._timer.is_set:
+            self._timer.set(due)
+
+    def end(self, who: Delayed) -> None:
+        """Wait no more. Also without effect."""
+        self._waiting.pop(who, None)
+
+    def _look(self) -> None:
+        now = self._now()
+        while self._waiting:
+            who, due = next(iter(self._waiting.items()))
+            if now < due:
+                self._timer.set(due)
+                return
+            del self._waiting[who]
+            _call(who.delay_passed)
+
+
 class Timers:
     """All timers of one trio run, and its clock. Get it from `current_timers`."""
 
@@ -91,6 +138,13 @@ class Timers:
         self._tie_breaker = itertools.count()
         self._sleep = trio.CancelScope()
         self._discards = 0
+        self._delays: dict[float, Delay] = {}
+
+    def delay(self, seconds: float) -> Delay:
+        """The delay of so many seconds, which all share."""
+        if seconds not in self._delays:
+            self._delays[seconds] = Delay(self, seconds)
+        return self._delays[seconds]
 
     def timer(self, callback: Callable[[], None]) -> Timer:
         return Timer(self, callback)
@@ -120,11 +174,15 @@ class Timers:
             moment, _, timer = heapq.heappop(self._heap)
             if moment != timer.queued:
                 continue  # it was queued again for an earlier moment, which has passed
-            try:
-                timer.look(now)
-            except Exception:
-                # One connection's mistake must not stop the clocks of all the others.
-                _log.exception("trioserve: internal error in a timer; please report it")
+            _call(timer.look, now)
+
+
+def _call(callback: Callable[..., None], *args: float) -> None:
+    try:
+        callback(*args)
+    except Exception:
+        # One connection's mistake must not stop the clocks of all the others.
+        _log.exception("trioserve: internal error in a timer; please report it")
 
 
 _timers: trio.lowlevel.RunVar[Timers] = trio.lowlevel.RunVar("trioserve.timers")
