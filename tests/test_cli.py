@@ -589,6 +589,7 @@ def assert_one_clear_line(ended: subprocess.CompletedProcess[str], *words: str) 
         (["run", "shop:app", "--port", "65536"], ["--port", "65536"]),
         (["run", "shop:app", "--half-close", "maybe"], ["--half-close", "'maybe'", "'abort', 'finish', 'probe'"]),
         (["run", "shop:app", "--hangup-news", "maybe"], ["--hangup-news", "'kernel', 'read-ahead', 'none'"]),
+        (["run", "shop:app", "--engine", "fast"], ["--engine", "'h11', 'h11r'"]),
         (
             ["run", "shop:app", "--forwarded-fields", "both"],
             ["--forwarded-fields", "'either', 'x-forwarded', 'forwarded'"],

@@ -24,6 +24,7 @@ PUBLIC = [
     "Deadlines",
     "DisconnectPolicy",
     "DropConnection",
+    "EngineName",
     "Event",
     "FINISH",
     "Form",

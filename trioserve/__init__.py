@@ -12,6 +12,7 @@ from trioserve.app.routing import Converter
 from trioserve.app.streaming import Send
 from trioserve.app.uploads import UploadedFile
 from trioserve.app.websocket import WebSocket, WebSocketClosed
+from trioserve.core.engine import EngineName
 from trioserve.core.errors import (
     ClientGone,
     ConfigError,
@@ -50,6 +51,7 @@ __all__ = [
     "Deadlines",
     "DisconnectPolicy",
     "DropConnection",
+    "EngineName",
     "Event",
     "Form",
     "ForwardedFields",

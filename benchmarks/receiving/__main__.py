@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import repeat
 
 from benchmarks.tables import load_average, measured_where, publish, table
-from trioserve.core.engine import H11Engine
+from trioserve.core.engine_h11 import H11Engine
 from trioserve.core.errors import RequestError
 from trioserve.core.gate import Gate
 from trioserve.core.limits import Limits

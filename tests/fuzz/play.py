@@ -27,7 +27,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from trioserve import Abandoned, App, Completed, Config, HTTPError, Request
-from trioserve.core.engine import H11Engine
+from trioserve.core.engine_h11 import H11Engine
 from trioserve.core.errors import RequestError
 from trioserve.core.limits import Limits
 from trioserve.core.messages import NEED_DATA, RequestHead, ResponseHead

@@ -279,9 +279,39 @@ DEFECTS = (
     Defect(
         "a-1.0-response-with-a-length-ends-with-the-connection",
         "core/engine.py",
-        "and self.content_allowed(status) and not _has_length(response)",
-        "and self.content_allowed(status)",
+        'version == "1.0" and head.length is None and self',
+        'version == "1.0" and self',
         ("tests/core/test_engine.py::test_a_streamed_response_with_a_content_length_keeps_it",),
+    ),
+    Defect(
+        "a-line-break-in-a-value-begins-a-field",
+        "core/response_head.py",
+        ' or joined.count(b"\\n") != len(lines)',
+        "",
+        ("tests/core/test_response_head.py::test_rfc9110_5_5_a_value_that_http_cannot_carry_is_refused",),
+    ),
+    Defect(
+        "a-switch-goes-to-a-protocol-that-nobody-offered",
+        "core/switching.py",
+        "if not chosen or not set(chosen).issubset(offered):",
+        "if not chosen:",
+        (
+            "tests/core/test_engine.py::test_rfc9110_7_8_a_switch_that_is_malformed_or_not_what_was_asked_for_is_refused_and_another_response_can_be_sent",
+        ),
+    ),
+    Defect(
+        "what-stands-behind-connect-is-served",
+        "core/engine.py",
+        'if head.closes or method == "CONNECT":',
+        "if head.closes:",
+        ("tests/core/test_engine.py::test_rfc9110_9_3_6_what_stands_behind_a_connect_is_not_taken_for_requests",),
+    ),
+    Defect(
+        "h11r-goes-on-with-a-response-that-is-not-what-its-head-says",
+        "core/engine_h11r.py",
+        "        self._machine = _Spoilt()  # type: ignore[assignment]\n",
+        "",
+        ("tests/core/test_engines_agree.py::test_the_engines_agree_on_every_answer",),
     ),
     # Departure: what carries the judgement out
     Defect(

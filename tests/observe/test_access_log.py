@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.sample_records import abandoned, completed
-from trioserve.core.engine import H11Engine
+from trioserve.core.engine_h11 import H11Engine
 from trioserve.core.errors import RequestError
 from trioserve.core.lifecycle import Cause, Outcome, Phase
 from trioserve.core.limits import Limits

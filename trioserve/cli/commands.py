@@ -33,6 +33,7 @@ from trioserve.cli.options import (
     word_option,
 )
 from trioserve.cli.serving import run_server, run_supervisor, run_worker
+from trioserve.core.engine import EngineName
 from trioserve.core.errors import ConfigError
 from trioserve.core.forwarded import ForwardedFields
 from trioserve.core.lifecycle import HalfClose
@@ -109,6 +110,7 @@ def main(context: click.Context) -> None:
 )
 @word_option("--half-close", HalfClose.ABORT, "What a client's FIN after its request means.")
 @word_option("--hangup-news", default_hangup_news(), "Where news of a hangup comes from.")
+@word_option("--engine", EngineName.H11, "The machine that speaks HTTP/1.1; h11r is faster, and an extra of its own.")
 @option(
     "--proxy-protocol/--no-proxy-protocol",
     default=False,
@@ -153,6 +155,7 @@ def run(  # noqa: PLR0917 - click passes options by name
     workers: int | None,
     half_close: str,
     hangup_news: str,
+    engine: str,
     trusted_proxy: tuple[str, ...],
     forwarded_fields: str,
     tls_certificate: Path | None,
@@ -192,6 +195,7 @@ def run(  # noqa: PLR0917 - click passes options by name
         deadlines=Deadlines(**chosen(numbers, "deadline_")),
         half_close=HalfClose(half_close),
         hangup_news=HangupNews(hangup_news),
+        engine=EngineName.of(engine),
         trusted_proxies=trusted_proxy,
         forwarded_fields=ForwardedFields(forwarded_fields),
         access_log=access_log,

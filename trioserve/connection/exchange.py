@@ -20,7 +20,6 @@ from trioserve.core.application import Endpoint, LastWords, T
 from trioserve.core.engine import NO_CONTENT
 from trioserve.core.errors import ClientGone, RequestError, ResponseError
 from trioserve.core.forwarded import Forwarded, TrustedProxies
-from trioserve.core.framing import MAX_LENGTH_DIGITS
 from trioserve.core.lifecycle import (
     Cause,
     End,
@@ -33,7 +32,6 @@ from trioserve.core.lifecycle import (
 from trioserve.core.limits import Deadlines, Limits
 from trioserve.core.messages import BodyPart, Content, Field, RequestHead, RequestLine, ResponseHead, Wire
 from trioserve.core.records import Abandoned, ClientAddress, Completed
-from trioserve.core.response_fields import response_fields
 from trioserve.core.target import Scheme
 
 if TYPE_CHECKING:
@@ -42,6 +40,8 @@ if TYPE_CHECKING:
 _CONTINUE = 100
 _SWITCHING_PROTOCOLS = 101
 _CLOSE = (b"connection", b"close")
+# Of responses whose Content-Length is the same whatever the handler says (core.response_head).
+_LENGTHS = {204: None, 205: 0}
 # Whoever gets this far holds a token of the server's own limiter.
 _NO_LIMIT = trio.CapacityLimiter(math.inf)
 
@@ -260,15 +260,13 @@ class ServedExchange:
             await self._throw_away()
             return
         await self._connection.sender.ready()
-        if status not in NO_CONTENT and _content_length(fields) is None:
-            fields = [*fields, (b"content-length", b"%d" % len(body))]
         wire = self._begin_whole(status, fields, body)
         await self._connection.sender.send(wire)
         self._complete_unless_ended()
 
     def answer_now(self, status: int, fields: Sequence[Field], body: bytes) -> None:
         """Offer a whole response once, without waiting, when the exchange has ended. It is complete if it got out."""
-        wire = self._begin_whole(status, (*fields, (b"content-length", b"%d" % len(body))), body)
+        wire = self._begin_whole(status, fields, body)
         if self._connection.sender.send_now(wire):
             self._complete()
 
@@ -277,7 +275,6 @@ class ServedExchange:
             await self._throw_away()
             return
         await self._connection.sender.ready()
-        _content_length(fields)
         head = self._head_of_response(status, fields)
         data = self._connection.engine.start_response(head)
         self._begun(head, len(data))
@@ -424,19 +421,17 @@ class ServedExchange:
         await self._connection.departure.checkpoint()
 
     def _begin_whole(self, status: int, fields: Sequence[Field], body: Content) -> Wire:
-        head = self._head_of_response(status, fields)
+        length = () if status in NO_CONTENT else ((b"content-length", b"%d" % len(body)),)
+        head = self._head_of_response(status, fields, *length)
         wire = self._connection.engine.respond(head, body)
         self._begun(head, len(wire.prefix))
         return wire
 
-    def _head_of_response(self, status: int, fields: Sequence[Field]) -> ResponseHead:
+    def _head_of_response(self, status: int, fields: Sequence[Field], *defaults: Field) -> ResponseHead:
         self._check_nothing_begun()
-        sent = response_fields(status, fields)
-        if b"date" not in [name for name, _ in sent]:
-            sent.append((b"date", self._connection.context.date()))
-        if self._connection.must_close_after(self) and _CLOSE not in sent:
-            sent.append(_CLOSE)
-        return ResponseHead(status, sent)
+        if self._connection.must_close_after(self):
+            fields = [*fields, _CLOSE]
+        return ResponseHead(status, fields, (*defaults, (b"date", self._connection.context.date())))
 
     def _check_nothing_begun(self) -> None:
         if self.response is not None or not self._is_current:
@@ -576,7 +571,7 @@ class ServedExchange:
             request_body_bytes=self._request_bytes,
             request_body_expected=self._head.content_length if self._head and not self.switched else None,
             response_body_bytes=self._connection.sender.content_bytes if self.response else 0,
-            response_body_expected=_content_length(self.response.fields) if self.response else None,
+            response_body_expected=_content_length(self.response) if self.response else None,
             unacked_bytes=unacked_bytes,
             started_at=self.started_at,
             noticed_at=noticed_at,
@@ -585,18 +580,11 @@ class ServedExchange:
         )
 
 
-def _content_length(fields: Sequence[Field]) -> int | None:
-    """The length that a response announces.
-
-    Raises:
-        ResponseError: it is not a number of bytes.
-    """
-    for name, value in fields:
+def _content_length(head: ResponseHead) -> int | None:
+    """The length that a response announces, once it was begun."""
+    if head.status in _LENGTHS:
+        return _LENGTHS[head.status]
+    for name, value in (*head.fields, *head.defaults):
         if name.lower() == b"content-length":
-            if not value.isdigit() or len(value) > MAX_LENGTH_DIGITS:
-                raise ResponseError(
-                    f"the response's Content-Length is {value[:MAX_LENGTH_DIGITS]!r}, not a number of bytes; leave it "
-                    "out, and the server sets it where it knows the length"
-                )
             return int(value)
     return None

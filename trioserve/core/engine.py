@@ -1,25 +1,30 @@
 """The engine: the sans-IO HTTP/1.1 machine. Bytes in, events out; response parts in, bytes out.
 
-`Engine` is the seam; `H11Engine` is the default and the reference, and this is the only file that imports h11.
-Nothing outside knows which engine runs. One engine serves one connection, exchange after exchange.
+`Engine` is the seam, and nothing outside knows which engine runs. There are two, `core.engine_h11` and
+`core.engine_h11r`, each named for the library that is its machine and the only file that imports it. One engine serves
+one connection, exchange after exchange.
 
 Rules of use, which keep its buffer bounded: feed `receive_data` only when `next_event` said NEED_DATA while the request
 was not complete. EOF is not fed to the engine at all: whether an EOF is a departure is the lifecycle's judgement.
 
-The request side is the gate's (gate.py): it reads heads and content, and refuses what we do not serve. h11 is told of
-each head that has passed, as of a request without content; what it is for is all of the response, its state, and what
-becomes of the connection.
+What does not depend on the machine is done once for both, in `GatedEngine`. The request side is the gate's: it reads
+heads and content, and refuses what we do not serve. The machine is told of each head that has passed, as of a request
+without content. What a handler may say in the head of its response is judged in `core.response_head`, and whether
+protocols can be switched in `core.switching`. What the machine is for is the framing of the response, its state, and
+what becomes of the connection; and of a response it sees what these depend on, and no more.
+
+So the engines differ in nothing but speed, and tests hold them to it. Whatever a machine refuses by itself has been
+refused here before it is touched, but for content that is longer or shorter than its Content-Length says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from http import HTTPStatus
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from enum import StrEnum
 from typing import Final, Protocol
 
-import h11
-
-from trioserve.core.errors import RequestError, ResponseError, phrase
+from trioserve.core.errors import ConfigError, RequestError, ResponseError
 from trioserve.core.gate import Gate
 from trioserve.core.limits import Limits
 from trioserve.core.messages import (
@@ -32,6 +37,8 @@ from trioserve.core.messages import (
     Waiting,
     Wire,
 )
+from trioserve.core.response_head import STATUS_LINES, Judged, field_lines, judged
+from trioserve.core.switching import check_switch
 
 
 class Engine(Protocol):
@@ -91,8 +98,8 @@ class Engine(Protocol):
         what it has received already is in `unparsed_bytes`. The connection is not reusable.
 
         Raises:
-            ResponseError: the client has not asked for it, its request is not complete, or the fields are malformed.
-                A response can be sent instead.
+            ResponseError: the client has not asked for it, its request is not complete, or the fields are malformed or
+                do not say what was asked for. A response can be sent instead.
         """
         ...
 
@@ -158,29 +165,133 @@ class Engine(Protocol):
 NO_CONTENT: Final = frozenset({204, 205, 304})
 """Final status codes whose responses never have content."""
 
-_REASONS: Final = {status.value: phrase(status).encode("ascii") for status in HTTPStatus}
-_END_OF_MESSAGE = h11.EndOfMessage()
-_ADVICE = "leave Content-Length out, or send just as much"
-# What h11 says of a handler's mistakes, in words for its author.
-_EXPLAINED: Final = {
-    "Too much data for declared Content-Length": f"the response is longer than its Content-Length says; {_ADVICE}",
-    "Too little data for declared Content-Length": f"the response is shorter than its Content-Length says; {_ADVICE}",
-}
+_WITHOUT_FRAMING: Final = frozenset({204, 304})
+_CHUNKED: Final = (b"Transfer-Encoding", b"chunked")
+_CLOSE: Final = (b"Connection", b"close")
+_ADVICE: Final = "leave Content-Length out, or send just as much"
+
+# What is said of a head that has passed the gate and that a machine does not read all the same, which should not be.
+UNREADABLE: Final = "the head of the request cannot be read (RFC 9112 §2.2)"
+
+# What a machine finds wrong with a handler's response, in words for its author.
+TOO_LONG: Final = f"the response is longer than its Content-Length says; {_ADVICE}"
+TOO_SHORT: Final = f"the response is shorter than its Content-Length says; {_ADVICE}"
+NOT_IN_PROGRESS: Final = "there is no response in progress: start one first, and send nothing after its end"
 
 
-class H11Engine:
-    """`Engine` on h11."""
+class EngineName(StrEnum):
+    """Which engine runs. They behave the same; see `docs/decisions/0022-a-second-engine.md`."""
 
-    __slots__ = ("_closing_ends_response", "_gate", "_h11", "_method", "_refusal")
+    H11 = "h11"  # pure Python, and the reference
+    H11R = "h11r"  # in Rust, and much faster; the extra `fast` installs it
+
+    @classmethod
+    def of(cls, name: str) -> EngineName:
+        """The engine of that name.
+
+        Raises:
+            ConfigError: there is none, or what it needs is not installed.
+        """
+        try:
+            engine = cls(name)
+        except ValueError:
+            raise ConfigError(f"engine={name!r}; use one of {', '.join(cls)}") from None
+        engine.maker()
+        return engine
+
+    def maker(self) -> Callable[[Limits], Engine]:
+        """What makes an engine for a connection.
+
+        Raises:
+            ConfigError: what it needs is not installed.
+        """
+        if self is EngineName.H11:
+            from trioserve.core.engine_h11 import H11Engine
+
+            return H11Engine
+        try:
+            from trioserve.core.engine_h11r import H11rEngine
+        except ModuleNotFoundError as error:
+            if error.name != "h11r":
+                raise
+            raise ConfigError("the engine h11r is not installed: pip install 'trioserve[fast]'") from None
+        return H11rEngine
+
+
+class GatedEngine(ABC):
+    """All of an `Engine` but its machine, of which it asks what the abstract methods say.
+
+    A machine that has refused something sends nothing more: `response_complete` and `keeps_alive` stay false.
+    """
+
+    __slots__ = ("_closing_ends_response", "_gate", "_refusal", "_told")
 
     def __init__(self, limits: Limits) -> None:
         self._gate = Gate(limits)
-        self._h11 = h11.Connection(h11.SERVER)
-        # The current request's method, as h11 knows it; None until it has the head.
-        self._method: str | None = None
+        # The current request as far as the machine knows it; None until it was told.
+        self._told: RequestHead | None = None
         # Status code and detail with which the peer's bytes were refused.
         self._refusal: tuple[int, str] | None = None
         self._closing_ends_response = False
+
+    # The machine
+
+    @abstractmethod
+    def _tell(self, head: bytes) -> None:
+        """Tell it of a request that has this head and no content.
+
+        Raises:
+            RequestError: it reads no request there. The gate is stricter, so this should not be.
+        """
+
+    @abstractmethod
+    def _renew(self) -> None:
+        """Take a new one, that knows of nothing."""
+
+    @property
+    @abstractmethod
+    def _awaits_response(self) -> bool:
+        """True until a final response has begun."""
+
+    @property
+    @abstractmethod
+    def response_complete(self) -> bool: ...
+
+    @property
+    @abstractmethod
+    def keeps_alive(self) -> bool: ...
+
+    @abstractmethod
+    def _interim(self, status: int, fields: Sequence[Field]) -> bytes:
+        """An interim response. With 101 the protocol is switched."""
+
+    @abstractmethod
+    def _head(self, status: int, fields: Sequence[Field]) -> bytes:
+        """The head of a final response, which begins with its status line and what of its framing is among `fields`.
+        Without Content-Length and Transfer-Encoding it ends with its head or with the connection.
+        """
+
+    @abstractmethod
+    def _framed(self, data: Content) -> tuple[bytes, bytes]:
+        """What stands before and behind a part of the content.
+
+        Raises:
+            ResponseError: it is more than the Content-Length says, or no response is in progress.
+        """
+
+    @abstractmethod
+    def _end(self) -> bytes:
+        """The end of the content.
+
+        Raises:
+            ResponseError: it is less than the Content-Length says, or no response is in progress.
+        """
+
+    @abstractmethod
+    def _start_next(self) -> None:
+        """Prepare for the next request."""
+
+    # The request
 
     def receive_data(self, data: bytes) -> None:
         self._gate.receive_data(data)
@@ -191,33 +302,23 @@ class H11Engine:
         try:
             event = self._gate.next_event()
             if type(event) is RequestHead:
-                self._begin_exchange(event)
+                self._tell(self._gate.head_for_machine)
+                self._told = event
             return event
         except RequestError as error:
             self._refusal = error.status, error.detail
-            if self._h11.their_state is h11.IDLE:
-                self._begin_refused_exchange()
+            if self._told is None:
+                self._tell_of_refused()
             raise
 
-    def _begin_exchange(self, head: RequestHead) -> None:
-        """Tell h11 of a request whose head has passed."""
-        try:
-            self._h11.receive_data(self._gate.head_for_machine)
-            self._h11.next_event()
-            self._h11.next_event()  # its end, for all that h11 knows
-        except h11.RemoteProtocolError as error:
-            # The gate is stricter, so this should not be; but it is a refusal like another. What follows the colon
-            # shows our insides.
-            raise RequestError(error.error_status_hint, str(error).partition(":")[0]) from None
-        self._method = head.method
-
-    def _begin_refused_exchange(self) -> None:
-        """Tell h11 of a request whose head it was spared, as far as the answer depends on it: whether that may have
-        content, and that it is the connection's last.
+    def _tell_of_refused(self) -> None:
+        """Tell the machine of a request whose head it was spared, as far as the answer depends on it: whether that may
+        have content, and that it is the connection's last.
         """
-        self._method = "HEAD" if self._gate.method == "HEAD" else "GET"
-        self._h11.receive_data(self._method.encode() + b" / HTTP/1.0\r\n\r\n")
-        self._h11.next_event()
+        method = "HEAD" if self._gate.method == "HEAD" else "GET"
+        self._renew()
+        self._tell(method.encode() + b" / HTTP/1.0\r\n\r\n")
+        self._told = RequestHead(method, "/", "1.0", (), 0)
 
     @property
     def has_unparsed_bytes(self) -> bool:
@@ -237,106 +338,91 @@ class H11Engine:
 
     @property
     def client_awaits_continue(self) -> bool:
-        return self._gate.awaits_continue
+        return self._gate.awaits_continue and self._awaits_response
+
+    # The response. What can be refused is refused before the machine is touched: once it has refused something itself,
+    # it sends nothing more, not even a 500.
 
     def interim(self, status: int) -> bytes:
-        interim = h11.InformationalResponse(status_code=status, headers=[], reason=_REASONS.get(status, b""))
-        wire = self._send(interim)
+        if self._told is None or not self._awaits_response:
+            raise ResponseError(f"{status} comes too early or too late: there is no request that awaits its response")
+        assert 100 <= status < 200, "an interim response is one of 1xx"
+        assert status != 101, "that is `switch_protocols`"
+        wire = self._interim(status, ())
         self._gate.continue_said()
         return wire
 
     def switch_protocols(self, fields: Sequence[Field]) -> bytes:
-        # Checked before h11 is touched, as below. An Upgrade field from a 1.0 client is to be ignored (RFC 9110 §7.8).
-        asked = self._h11.their_state is h11.MIGHT_SWITCH_PROTOCOL  # type: ignore[attr-defined]
-        if not asked or not self._gate.complete or self._h11.their_http_version != b"1.1":
-            raise ResponseError("101 was not asked for: the request has no Upgrade field, or is not complete")
-        try:
-            response = h11.InformationalResponse(status_code=101, headers=list(fields), reason=_REASONS[101])
-        except h11.LocalProtocolError as error:
-            raise ResponseError(str(error)) from None
-        return self._send(response)
-
-    def respond(self, head: ResponseHead, body: Content) -> Wire:
-        # Checked before h11 is touched: once it has refused something, it sends nothing more, not even a 500.
-        if self.content_allowed(head.status):
-            _check_length(head, body)
-        prefix = self.start_response(head)
-        if not body or not self.content_allowed(head.status):
-            return Wire(prefix + self.end_response(), b"", b"")
-        chunk_line, payload, suffix = self.send_part(body)
-        return Wire(prefix + chunk_line, payload, suffix + self.end_response())
-
-    def start_response(self, head: ResponseHead) -> bytes:
-        status, fields = head
-        try:
-            response = h11.Response(status_code=status, headers=fields, reason=_REASONS.get(status, b""))  # type: ignore[arg-type]
-        except h11.LocalProtocolError as error:
-            raise ResponseError(str(error)) from None
-        if self._method == "CONNECT" and status < 300:
-            raise ResponseError(f"{status} to CONNECT would open a tunnel (RFC 9110 §9.3.6); this server has none")
-        if self._h11.their_state is h11.IDLE:
-            # Answered before its head is all there, since it is too slow or the server stops. No more of it is taken.
-            self._refusal = 400, "the request was answered before its head was complete"
-            self._begin_refused_exchange()
-        version = self._h11.their_http_version
-        self._closing_ends_response = (
-            (version is None or version < b"1.1") and self.content_allowed(status) and not _has_length(response)
-        )
-        wire = self._send(response)
-        self._gate.continue_said()
-        return wire
-
-    def send_part(self, data: Content) -> Wire:
-        # h11 asks no more of the data than its length, and hands it back as it is.
-        parts = self._send_parts(h11.Data(data=data))  # type: ignore[arg-type]
-        if len(parts) == 3:
-            return Wire(parts[0], data, parts[2])
-        return Wire(b"", data, b"")
-
-    def end_response(self) -> bytes:
-        return self._send(_END_OF_MESSAGE)
-
-    def _send(self, event: h11.Event) -> bytes:
-        return b"".join(self._send_parts(event))
-
-    def _send_parts(self, event: h11.Event) -> list[bytes]:
-        try:
-            return self._h11.send_with_data_passthrough(event) or []
-        except h11.LocalProtocolError as error:
-            raise ResponseError(_EXPLAINED.get(str(error), str(error))) from None
+        if self._told is None or not self.request_complete or not self._awaits_response:
+            raise ResponseError("101 comes too early or too late: the request is not complete, or was answered")
+        field_lines(fields)
+        check_switch(self._told, fields)
+        return self._interim(101, fields)
 
     def content_allowed(self, status: int) -> bool:
-        return status not in NO_CONTENT and self._method != "HEAD"
+        return status not in NO_CONTENT and (self._told is None or self._told.method != "HEAD")
+
+    def respond(self, head: ResponseHead, body: Content) -> Wire:
+        status, good = head.status, judged(head)
+        if good.length is not None and good.length != b"%d" % len(body) and self.content_allowed(status):
+            length = good.length.decode()
+            raise ResponseError(f"Content-Length says {length}, but the body has {len(body)} bytes; {_ADVICE}")
+        start = self._begin(status, good)
+        if not body or not self.content_allowed(status):
+            return Wire(start + self._end(), b"", b"")
+        before, behind = self._framed(body)
+        return Wire(start + before, body, behind + self._end())
+
+    def start_response(self, head: ResponseHead) -> bytes:
+        return self._begin(head.status, judged(head))
+
+    def _begin(self, status: int, head: Judged) -> bytes:
+        """The head of a response: the handler's fields, and behind them what the machine has added."""
+        if not self._awaits_response:
+            raise ResponseError("a response was begun already; a request has exactly one")
+        if self._told is None:
+            # Answered before its head is all there, since it is too slow or the server stops. No more of it is taken.
+            self._refusal = 400, "the request was answered before its head was complete"
+            self._tell_of_refused()
+        assert self._told is not None
+        method, _, version, *_ = self._told
+        if method == "CONNECT" and status < 300:
+            raise ResponseError(f"{status} to CONNECT would open a tunnel (RFC 9110 §9.3.6); this server has none")
+        said = STATUS_LINES[status]
+        fields: list[Field] = []
+        if head.length is not None:
+            said += b"content-length: " + head.length + b"\r\n"
+            fields.append((b"content-length", head.length))
+        elif version == "1.1" and status not in _WITHOUT_FRAMING:
+            fields.append(_CHUNKED)
+        # What a client sends behind CONNECT, trusting in its tunnel, is not to be taken for requests.
+        if head.closes or method == "CONNECT":
+            fields.append(_CLOSE)
+        written = self._head(status, fields)
+        assert written.startswith(said), "a machine adds its own behind what it was given"
+        self._closing_ends_response = version == "1.0" and head.length is None and self.content_allowed(status)
+        return STATUS_LINES[status] + head.lines + written[len(said) :]
+
+    def send_part(self, data: Content) -> Wire:
+        if self._told is None:
+            raise ResponseError(NOT_IN_PROGRESS)
+        before, behind = self._framed(data)
+        return Wire(before, data, behind)
+
+    def end_response(self) -> bytes:
+        if self._told is None:
+            raise ResponseError(NOT_IN_PROGRESS)
+        return self._end()
 
     @property
     def closing_ends_response(self) -> bool:
         return self._closing_ends_response
 
     @property
-    def response_complete(self) -> bool:
-        return self._h11.our_state in {h11.DONE, h11.MUST_CLOSE, h11.CLOSED}
-
-    @property
-    def keeps_alive(self) -> bool:
-        return self._h11.our_state is h11.DONE
-
-    @property
     def reusable(self) -> bool:
-        return self._refusal is None and self._gate.complete and self._h11.our_state is h11.DONE
+        return self._refusal is None and self._gate.complete and self.keeps_alive
 
     def start_next_exchange(self) -> None:
-        self._h11.start_next_cycle()
-        self._method = None
+        self._start_next()
+        self._told = None
         self._gate.start_next_request()
-
-
-def _has_length(response: h11.Response) -> bool:
-    # Where a handler has set both, Transfer-Encoding prevails and h11 takes the length away.
-    names = {name for name, _ in response.headers}
-    return b"content-length" in names and b"transfer-encoding" not in names
-
-
-def _check_length(head: ResponseHead, body: Content) -> None:
-    for name, value in head.fields:
-        if name.lower() == b"content-length" and value != b"%d" % len(body):
-            raise ResponseError(f"Content-Length says {value!r}, but the body has {len(body)} bytes; {_ADVICE}")

@@ -127,10 +127,14 @@ RequestEvent = RequestHead | BodyPart | EndOfRequest
 
 
 class ResponseHead(NamedTuple):
-    """A final response's status code and fields (RFC 9112 §4). Framing fields may be left to the engine."""
+    """A final response's status code and fields (RFC 9112 §4). Framing fields may be left to the engine.
+
+    A field of `defaults` is sent where `fields` has none of its name; their names are in lower case.
+    """
 
     status: int
     fields: Sequence[Field]
+    defaults: Sequence[Field] = ()
 
 
 class OpenFile(Protocol):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from trioserve.connection.hangup import kernel_watch_available
+from trioserve.core.engine import EngineName
 from trioserve.core.errors import ConfigError
 from trioserve.core.forwarded import ForwardedFields, TrustedProxies
 from trioserve.core.lifecycle import HalfClose
@@ -139,6 +140,9 @@ class Config:
     # What nginx, Go and hyper take a FIN for.
     half_close: HalfClose = HalfClose.ABORT
     hangup_news: HangupNews = field(default_factory=default_hangup_news)
+    # The machine that speaks HTTP/1.1. They behave the same; the other one is faster, and needs what the extra `fast`
+    # installs.
+    engine: EngineName = EngineName.H11
     # Peers that are believed when they say for whom they pass on a request: addresses and networks ("10.0.0.0/8"), and
     # "unix" for whoever connects to a Unix socket. Nobody, since whoever reaches the port can write such fields. What
     # is believed, and how far: core/forwarded.py.
@@ -155,6 +159,7 @@ class Config:
             raise ConfigError("Config.listen is empty; give at least one TcpAddress, UnixAddress or OpenSocket")
         # Words are accepted for the enums, as they come from a command line.
         object.__setattr__(self, "half_close", HalfClose.of(self.half_close))
+        object.__setattr__(self, "engine", EngineName.of(self.engine))
         try:
             object.__setattr__(self, "hangup_news", HangupNews(self.hangup_news))
         except ValueError:

@@ -49,7 +49,6 @@ from trioserve.connection.transport import SocketTransport, Transport
 from trioserve.connection.turns import Turns
 from trioserve.core.addresses import host_of_peer
 from trioserve.core.application import Application
-from trioserve.core.engine import H11Engine
 from trioserve.core.forwarded import TrustedProxies
 from trioserve.core.records import written
 from trioserve.failures import is_failure, sole, ungrouped
@@ -148,12 +147,12 @@ class Server:
         self.stopping = stopping
         self._config = config
         self._timers = current_timers()
-        limits = config.limits
+        limits, new_engine = config.limits, config.engine.maker()
         access_log = AccessLog() if config.access_log else None
         self._reporter = Reporter(config.observers, app.hooks, config.deadlines.hook, access_log)
         self._context = Context(
             application=app,
-            new_engine=lambda: H11Engine(limits),
+            new_engine=lambda: new_engine(limits),
             reporter=self._reporter,
             limits=limits,
             deadlines=config.deadlines,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import h11
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from trioserve.core.engine import H11Engine
+from trioserve.core.engine import EngineName
 from trioserve.core.errors import HTTPError, ResponseError
 from trioserve.core.fields import SERVERS_OWN, field_of
 from trioserve.core.limits import Limits
-from trioserve.core.messages import EndOfRequest, ResponseHead
-from trioserve.core.response_fields import response_fields
+from trioserve.core.messages import EndOfRequest, Field, ResponseHead
+from trioserve.core.response_head import field_lines, judged
 
 TYPE = (b"content-type", b"text/plain")
 LENGTH = (b"content-length", b"5")
@@ -21,22 +23,55 @@ UPGRADE = (b"connection", b"upgrade")
 TO_WEBSOCKET = (b"upgrade", b"websocket")
 
 
+def sent(status: int, fields: Sequence[Field], defaults: Sequence[Field] = ()) -> list[Field]:
+    """The fields that are sent, but for how the response is framed if it has no length."""
+    head = judged(ResponseHead(status, fields, defaults))
+    lines = [line.split(b": ", 1) for line in head.lines.split(b"\r\n")[:-1]]
+    assert [value for name, value in lines if name == b"content-length"] == ([head.length] if head.length else [])
+    return [(name, value) for name, value in lines] + ([CLOSE] if head.closes else [])
+
+
 @pytest.mark.parametrize("status", [200, 206, 299, 300, 404, 418, 499, 500, 599])
 def test_what_a_handler_says_is_sent_as_it_is(status):
     fields = [TYPE, LENGTH, (b"x", b"1"), (b"x", b"2"), (b"date", b"today"), (b"set-cookie", b"a=b")]
-    assert response_fields(status, fields) == fields
-    assert response_fields(status, tuple(fields)) == fields
-    assert response_fields(status, ()) == []
+    assert sent(status, fields) == fields
+    assert sent(status, tuple(fields)) == fields
+    assert sent(status, ()) == []
+
+
+def test_what_the_server_says_of_its_own_is_sent_unless_the_handler_says_it():
+    defaults = [(b"content-length", b"4"), (b"date", b"now")]
+    assert sent(200, [TYPE], defaults) == [TYPE, *defaults]
+    assert sent(200, [(b"Date", b"then"), LENGTH], defaults) == [(b"date", b"then"), LENGTH]
+
+
+@pytest.mark.parametrize(
+    "value", [b"\x01", b"a\x7f", b"\x1fa", b"a\x0bb", b"a ", b"\ta", b" ", b"a\r\nb: c", b"a\n", b"\r"]
+)
+def test_rfc9110_5_5_a_value_that_http_cannot_carry_is_refused(value):
+    for fields in ([(b"x", value)], [TYPE, (b"x", value), LENGTH]):
+        with pytest.raises(ResponseError, match=r"5\.5"):
+            sent(200, fields)
+        with pytest.raises(ResponseError, match=r"5\.5"):
+            field_lines(fields)
+
+
+@pytest.mark.parametrize("name", [b"", b"x:", b"x y", b"x\r\ny", b"x: y", b"\xe9", b"x\n", b"\n"])
+def test_rfc9110_5_1_a_name_that_is_no_token_is_refused(name):
+    with pytest.raises(ResponseError, match=r"5\.1"):
+        sent(200, [TYPE, (name, b"x")])
+    with pytest.raises(ResponseError, match=r"5\.1"):
+        field_lines([(name, b"x")])
 
 
 def test_rfc9110_5_1_names_are_sent_in_lower_case():
-    assert response_fields(200, [(b"Content-Type", b"A/B")]) == [(b"content-type", b"A/B")]
+    assert sent(200, [(b"Content-Type", b"A/B")]) == [(b"content-type", b"A/B")]
 
 
 @pytest.mark.parametrize("status", [-1, 0, 100, 101, 199, 600, 999, 1000])
 def test_rfc9110_15_a_status_code_that_is_not_final_is_refused(status):
     with pytest.raises(ResponseError, match="200 to 599"):
-        response_fields(status, [])
+        sent(status, [])
 
 
 # RFC 9110 §7.6.1: what is between the server and the client's connection, and no handler's business
@@ -46,7 +81,7 @@ def test_rfc9110_15_a_status_code_that_is_not_final_is_refused(status):
 def test_rfc9110_7_6_1_what_is_the_servers_to_say_is_refused_with_what_to_do_instead(name):
     for raw in (name.encode(), name.lower().encode(), name.upper().encode()):
         with pytest.raises(ResponseError, match="leave it out"):
-            response_fields(200, [TYPE, (raw, b"x")])
+            sent(200, [TYPE, (raw, b"x")])
 
 
 def test_rfc9110_7_6_1_what_is_the_servers_to_say_is_refused_where_it_is_written_too():
@@ -59,8 +94,8 @@ def test_rfc9110_7_6_1_what_is_the_servers_to_say_is_refused_where_it_is_written
 
 @pytest.mark.parametrize("value", [b"close", b"Close", b" close", b"close, close", b"close,", b"close , CLOSE"])
 def test_rfc9112_9_6_a_handler_may_close_the_connection(value):
-    assert response_fields(200, [(b"Connection", value), TYPE]) == [TYPE, CLOSE]
-    assert response_fields(200, [(b"connection", value), (b"connection", b"close")]) == [CLOSE]
+    assert sent(200, [(b"Connection", value), TYPE]) == [TYPE, CLOSE]
+    assert sent(200, [(b"connection", value), (b"connection", b"close")]) == [CLOSE]
 
 
 @pytest.mark.parametrize(
@@ -68,12 +103,12 @@ def test_rfc9112_9_6_a_handler_may_close_the_connection(value):
 )
 def test_rfc9110_7_6_1_any_other_connection_option_is_refused(value):
     with pytest.raises(ResponseError, match="connection option"):
-        response_fields(200, [(b"connection", value)])
+        sent(200, [(b"connection", value)])
 
 
 @pytest.mark.parametrize("value", [b"", b",", b" , "])
 def test_rfc9110_7_6_1_an_empty_connection_says_nothing(value):
-    assert response_fields(200, [(b"connection", value), TYPE]) == [TYPE]
+    assert sent(200, [(b"connection", value), TYPE]) == [TYPE]
 
 
 # RFC 9110 §7.8: to which protocol a client is to change
@@ -81,35 +116,35 @@ def test_rfc9110_7_6_1_an_empty_connection_says_nothing(value):
 
 @pytest.mark.parametrize("more", [[], [UPGRADE], [(b"Connection", b"Upgrade")], [UPGRADE, UPGRADE]])
 def test_rfc9110_15_5_22_a_426_says_to_which_protocol_and_is_completed_by_its_connection_option(more):
-    assert response_fields(426, [TO_WEBSOCKET, *more]) == [TO_WEBSOCKET, UPGRADE]
+    assert sent(426, [TO_WEBSOCKET, *more]) == [TO_WEBSOCKET, UPGRADE]
 
 
 def test_rfc9110_15_5_22_a_426_may_close_the_connection_too():
-    expected = [TO_WEBSOCKET, CLOSE, UPGRADE]
-    assert response_fields(426, [TO_WEBSOCKET, (b"connection", b"Upgrade, close")]) == expected
-    assert response_fields(426, [TO_WEBSOCKET, CLOSE]) == expected
+    expected = [TO_WEBSOCKET, UPGRADE, CLOSE]
+    assert sent(426, [TO_WEBSOCKET, (b"connection", b"Upgrade, close")]) == expected
+    assert sent(426, [TO_WEBSOCKET, CLOSE]) == expected
 
 
 def test_rfc9110_7_8_no_other_response_says_to_which_protocol():
     with pytest.raises(ResponseError, match="426"):
-        response_fields(200, [TO_WEBSOCKET])
+        sent(200, [TO_WEBSOCKET])
 
 
 # RFC 9110 §8.6: Content-Length where there is no content
 
 
 def test_rfc9110_8_6_a_204_has_no_content_length():
-    assert response_fields(204, [LENGTH, TYPE]) == [TYPE]
-    assert response_fields(204, [(b"Content-Length", b"0")]) == []
+    assert sent(204, [LENGTH, TYPE]) == [TYPE]
+    assert sent(204, [(b"Content-Length", b"0")]) == []
 
 
 def test_rfc9110_15_3_6_a_205_says_that_it_has_no_content():
     for length in ([LENGTH], [(b"content-length", b"0")], []):
-        assert response_fields(205, [*length, TYPE]) == [TYPE, (b"content-length", b"0")]
+        assert sent(205, [*length, TYPE]) == [TYPE, (b"content-length", b"0")]
 
 
 def test_rfc9110_8_6_a_304_tells_the_length_that_a_200_would_have():
-    assert response_fields(304, [LENGTH]) == [LENGTH]
+    assert sent(304, [LENGTH]) == [LENGTH]
 
 
 # Whatever a handler says
@@ -126,6 +161,7 @@ VALUES = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.parametrize("name", list(EngineName))
 @settings(max_examples=4 * settings.default.max_examples)
 @given(
     status=st.sampled_from([200, 204, 205, 206, 304, 404, 426, 500, 599]),
@@ -137,14 +173,14 @@ VALUES = st.sampled_from(
 )
 @example(status=205, fields=[(b"content-length", b"5")], body=b"hello", whole=True, method="GET", version="1.0")
 def test_what_a_handler_says_is_one_response_or_refused_before_anything_is_sent(
-    status, fields, body, whole, method, version
+    name, status, fields, body, whole, method, version
 ):
-    engine = H11Engine(Limits())
+    engine = name.maker()(Limits())
     engine.receive_data(f"{method} / HTTP/{version}\r\nHost: a\r\n\r\n".encode())
     while not isinstance(engine.next_event(), EndOfRequest):
         pass
     try:
-        head = ResponseHead(status, response_fields(status, fields))
+        head = ResponseHead(status, fields)
         wire = b"".join(engine.respond(head, body)) if whole else engine.start_response(head)
     except ResponseError:
         # Another response can be sent instead.

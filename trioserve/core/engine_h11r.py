@@ -1,0 +1,115 @@
+"""The fast engine: its machine is h11r, which is written in Rust. This is the only file that imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+import h11r
+
+from trioserve.core.engine import NOT_IN_PROGRESS, TOO_LONG, TOO_SHORT, UNREADABLE, GatedEngine
+from trioserve.core.errors import RequestError, ResponseError
+from trioserve.core.limits import Limits
+from trioserve.core.messages import Content, Field
+from trioserve.core.response_head import REASONS
+
+_COMPLETE: Final = (h11r.State.DONE, h11r.State.MUST_CLOSE, h11r.State.CLOSED)
+_AWAITED: Final = (h11r.State.SEND_RESPONSE, h11r.State.IDLE)
+_DONE: Final = h11r.State.DONE
+_EXPLAINED: Final = {
+    "body exceeds Content-Length": TOO_LONG,
+    "body is shorter than Content-Length": TOO_SHORT,
+}
+_MAX_FIELDS: Final = 1 << 16
+
+
+class _Length:
+    """Content of which h11r need not know more than its length in bytes."""
+
+    __slots__ = ("nbytes",)
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+
+
+class _Spoilt:
+    """Stands where a machine was that has refused something. h11 is in error from then on; h11r would go on with a
+    response that is not what its head says.
+    """
+
+    local_state: Final = h11r.State.ERROR
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise h11r.LocalProtocolError("nothing more is sent")
+
+    send_informational_response = send_response = send_data_parts = end_of_message = start_next_cycle = _refuse
+
+
+class H11rEngine(GatedEngine):
+    """`Engine` on h11r."""
+
+    __slots__ = ("_limits", "_machine")
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self._limits = limits
+        self._renew()
+
+    def _renew(self) -> None:
+        # All that it gets has passed the gate, and so our limits.
+        self._machine: h11r.Connection = h11r.Connection(
+            h11r.Role.SERVER, max_head_bytes=1 << 62, max_header_count=int(min(self._limits.fields, _MAX_FIELDS))
+        )
+
+    def _tell(self, head: bytes) -> None:
+        machine = self._machine
+        machine.receive_data(head)
+        try:
+            machine.next_event()
+            machine.next_event()  # its end
+        except h11r.RemoteProtocolError as error:
+            raise RequestError(400, UNREADABLE) from error
+
+    @property
+    def _awaits_response(self) -> bool:
+        return self._machine.local_state in _AWAITED
+
+    @property
+    def response_complete(self) -> bool:
+        return self._machine.local_state in _COMPLETE
+
+    @property
+    def keeps_alive(self) -> bool:
+        return self._machine.local_state is _DONE
+
+    def _interim(self, status: int, fields: Sequence[Field]) -> bytes:
+        try:
+            return self._machine.send_informational_response(status, fields, reason=REASONS.get(status, b""))
+        except h11r.LocalProtocolError as error:
+            self._spoil(error)
+
+    def _head(self, status: int, fields: Sequence[Field]) -> bytes:
+        try:
+            return self._machine.send_response(status, fields, reason=REASONS.get(status, b""))
+        except h11r.LocalProtocolError as error:
+            self._spoil(error)
+
+    def _framed(self, data: Content) -> tuple[bytes, bytes]:
+        try:
+            before, _, behind = self._machine.send_data_parts(data if type(data) is bytes else _Length(len(data)))
+        except h11r.LocalProtocolError as error:
+            self._spoil(error)
+        return before, behind
+
+    def _end(self) -> bytes:
+        try:
+            return self._machine.end_of_message()
+        except h11r.LocalProtocolError as error:
+            self._spoil(error)
+
+    def _spoil(self, error: h11r.LocalProtocolError) -> NoReturn:
+        self._machine = _Spoilt()  # type: ignore[assignment]
+        raise ResponseError(_EXPLAINED.get(str(error), NOT_IN_PROGRESS)) from None
+
+    def _start_next(self) -> None:
+        self._machine.start_next_cycle()
