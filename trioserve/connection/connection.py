@@ -516,8 +516,9 @@ class Connection:
         short: it has its own deadline, and the answer is owed.
         """
         try:
-            if self.engine.request_complete and self.transport.receive_nowait() is None:
-                return
+            unread = self.transport.receive_nowait()
+            if unread == b"" or (unread is None and self.engine.request_complete):
+                return  # nothing is there, and nothing can come, or will
             self.transport.send_eof()
             with trio.move_on_after(self.context.deadlines.linger):
                 while self.transport.receive_nowait() != b"":
