@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import socket
 import sys
@@ -18,6 +19,13 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="these options a
 
 def option(sock: socket.socket, name: str) -> int:
     return sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name))
+
+
+def options(sock: socket.socket) -> list[int]:
+    """All that the server sets."""
+    linux = ("TCP_NOTSENT_LOWAT", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_USER_TIMEOUT")
+    names = ("TCP_NODELAY", *linux) if sys.platform == "linux" else ("TCP_NODELAY",)
+    return [sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), *(option(sock, name) for name in names)]
 
 
 def test_small_writes_go_out_at_once():
@@ -77,19 +85,20 @@ def test_without_a_deadline_silence_is_left_to_the_system():
 
 
 async def test_the_server_sets_them_on_every_connection_that_it_accepts(nursery):
-    app = App()
+    app, deadlines = App(), Deadlines(vanish=7)
+    with tcp_pair() as (sock, _):
+        set_options(sock, deadlines)
+        expected = options(sock)
 
     @app.get("/")
     async def handler(request: Request) -> list[int]:
-        accepted = request.exchange._connection.transport._sock
-        keepalive = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        return [option(accepted, "TCP_NODELAY"), keepalive]
+        return options(request.exchange._connection.transport._sock)
 
-    server = await start(nursery, app)
+    server = await start(nursery, app, deadlines=deadlines)
 
     for _ in range(2):
         client = await server.connect()
-        assert (await client.get()).body == b"[1,1]"
+        assert json.loads((await client.get()).body) == expected
 
 
 async def test_a_very_long_deadline_does_not_keep_clients_out(nursery):

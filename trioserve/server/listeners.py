@@ -193,9 +193,15 @@ def _path(sock: socket.socket) -> str:
     return "@" + name[1:].decode(errors="replace") if isinstance(name, bytes) else name or "(unnamed)"
 
 
+OPTIONS_ARE_INHERITED: bool = sys.platform == "linux"
+"""True where an accepted socket has the options that its listener had. Then they are set there, once, and not at each
+accept, which six calls of the system would make dearer by a tenth. Where several servers accept at one listener, they
+are as the last of them has set them."""
+
+
 def set_options(sock: socket.socket, deadlines: Deadlines) -> None:
-    """The options of an accepted TCP socket: no delay for small writes, little in the system for a client that does
-    not read, and silence noticed within `Deadlines.vanish`.
+    """The options of an accepted TCP socket, or of its listener: no delay for small writes, little in the system for a
+    client that does not read, and silence noticed within `Deadlines.vanish`.
 
     Keepalive finds a silent peer only while nothing is unacknowledged, TCP_USER_TIMEOUT only while something is, or
     once keepalive has sent a probe. Together they end a connection within the time: the first probe goes out after

@@ -58,7 +58,14 @@ from trioserve.server import admission
 from trioserve.server.background import BackgroundWork
 from trioserve.server.config import Address, Config, HangupNews
 from trioserve.server.descriptors import Reserve
-from trioserve.server.listeners import Listener, backlog_of, close_listener, open_listeners, set_options
+from trioserve.server.listeners import (
+    OPTIONS_ARE_INHERITED,
+    Listener,
+    backlog_of,
+    close_listener,
+    open_listeners,
+    set_options,
+)
 from trioserve.server.opening import Opening, needs_opening
 
 _connection_ids = itertools.count(1)
@@ -111,6 +118,8 @@ async def serve(
     with contextlib.ExitStack() as listening:
         for listener in listeners:
             listening.callback(close_listener, listener)
+            if OPTIONS_ARE_INHERITED and listener.socket.family != socket.AF_UNIX:
+                set_options(listener.socket, config.deadlines)
         async with server.running():
             with listening.pop_all():
                 async with trio.open_nursery() as accepting:
@@ -244,16 +253,16 @@ class Server:
                 self._no_room.warn("cannot accept connections: %s", error)
                 await self._make_room()
 
-    def _why_no_room(self) -> str | None:
+    def _why_no_room(self, listener: Listener) -> str | None:
         """Why nobody can be accepted now; None if somebody can, as always while there is nobody."""
         if len(self._living) >= self._config.limits.connections:
             return f"there are {len(self._living)} (Limits.connections)"
-        return self._why_no_descriptor()
+        return self._why_no_descriptor(listener)
 
-    def _why_no_descriptor(self) -> str | None:
+    def _why_no_descriptor(self, listener: Listener) -> str | None:
         if self._living:
             try:
-                self._reserve.check()
+                self._reserve.check(listener.socket.fileno())
             except OSError as error:
                 return error.strerror
         return None
@@ -270,10 +279,10 @@ class Server:
         Raises:
             NoRoom: there is none even for the first; or the system is out of descriptors or memory.
         """
-        if (why := self._why_no_room()) is not None:
+        if (why := self._why_no_room(listener)) is not None:
             raise admission.NoRoom(why)
         for _ in range(ACCEPT_AT_ONCE):
-            if not self._accept_one(listener) or self._why_no_room() is not None:
+            if not self._accept_one(listener) or self._why_no_room(listener) is not None:
                 return
 
     def accept_last(self, listener: Listener, at_most: int) -> None:
@@ -285,7 +294,7 @@ class Server:
         """
         with contextlib.suppress(admission.NoRoom):
             for _ in range(at_most):
-                if self._why_no_descriptor() is not None or not self._accept_one(listener):
+                if self._why_no_descriptor(listener) is not None or not self._accept_one(listener):
                     return
 
     def _accept_one(self, listener: Listener) -> bool:
@@ -311,7 +320,8 @@ class Server:
         if sock.family != socket.AF_UNIX:
             assert isinstance(peer, tuple), "the peer of an internet socket is a (host, port, ...) tuple"
             client = (host_of_peer(peer[0]), peer[1])
-            set_options(sock, self._config.deadlines)
+            if not OPTIONS_ARE_INHERITED:
+                set_options(sock, self._config.deadlines)
         return SocketTransport(
             sock, client, watch=self._watch, spool=self.new_spool(), receive_buffers=self._receive_buffers
         )
