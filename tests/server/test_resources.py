@@ -226,6 +226,7 @@ async def test_a_connection_that_has_ended_leaves_nothing_for_the_garbage_collec
 
     server = await start(nursery, app)
     gc.collect()
+    of_other_tests = connections()
     gc.disable()
     try:
         for _ in range(3):
@@ -234,7 +235,7 @@ async def test_a_connection_that_has_ended_leaves_nothing_for_the_garbage_collec
             client.close()
         server.drain.set()
         await happens(server.ended.wait())
-        assert connections() == 0
+        assert connections() <= of_other_tests
     finally:
         gc.enable()
 
