@@ -45,6 +45,8 @@ from trioserve import (
     Response,
     ResponseError,
 )
+from trioserve.connection.connection import UNREAD_AFTER
+from trioserve.connection.timers import current_timers
 from trioserve.server.server import Server
 from trioserve.testing.transport import WINDOW
 
@@ -498,6 +500,43 @@ async def test_bytes_that_come_in_the_moment_of_the_answer_are_not_for_a_task_th
                 await theatre.records(2 * number)
                 await wait_all_tasks_blocked()
                 assert told == ["that it is over"]
+
+
+@on_sockets
+async def test_who_asks_for_a_body_behind_a_closed_connection_leaves_nothing_to_be_looked_at(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    app, started, closed, delay_passed = App(), trio.Event(), trio.Event(), trio.Event()
+
+    class Afterwards:
+        def delay_passed(self) -> None:
+            delay_passed.set()
+
+    async def late(request: Request) -> None:
+        await closed.wait()
+        with pytest.raises(ClientGone):
+            await request.body()
+        current_timers().delay(UNREAD_AFTER).begin(Afterwards())
+
+    @app.on_abandoned
+    def tell(_event: Abandoned) -> None:
+        trio.from_thread.run_sync(closed.set)
+
+    async with trio.open_nursery() as outer:
+
+        @app.post("/")
+        async def handler(request: Request) -> None:
+            outer.start_soon(late, request)
+            started.set()
+            await trio.sleep_forever()
+
+        async with stage.serve(app) as theatre:
+            client = await theatre.connect()
+            await client.send(post(10) + b"abc")
+            await started.wait()
+            client.close()
+            await delay_passed.wait()
+    assert not caplog.records
 
 
 @in_memory

@@ -724,6 +724,15 @@ DEFECTS = (
         "",
         ("tests/server/test_stopping.py::test_an_exchange_under_way_completes_and_announces_the_end",),
     ),
+    Defect(
+        "a-delay-passes-for-a-connection-that-is-closed",
+        "connection/connection.py",
+        "        if not self.departure.cancelled:  # else a FIN",
+        "        if True:  # else a FIN",
+        (
+            "tests/lifecycle/test_orders.py::test_who_asks_for_a_body_behind_a_closed_connection_leaves_nothing_to_be_looked_at",
+        ),
+    ),
     # The transport
     Defect(
         "who-vanished-has-reset",
