@@ -36,8 +36,8 @@ def test_every_situation_has_a_title_of_its_own() -> None:
 
 
 def test_what_is_promised_is_promised_of_the_worst_situation_that_is_not_exempt() -> None:
-    quick, slow, exempt = (a_row(departures=2) for _ in range(3))
-    quick.delays, slow.delays = [0.0001, 0.0002], [0.0004, 0.0030]
+    quick, slow = a_row(departures=200), a_row(departures=200)
+    quick.delays, slow.delays = [0.0001] * 200, [0.0004] * 190 + [0.0030] * 10
     exempt = Row(
         Situation(name="late", arrive=get("/sleep"), leaving=Leaving.CLOSE, exempt="nothing can come"),
         departures=2,
@@ -47,6 +47,12 @@ def test_what_is_promised_is_promised_of_the_worst_situation_that_is_not_exempt(
     assert (unnoticed.seen, unnoticed.kept) == ("0", True)
     assert (p50.seen, p50.kept) == ("0.4 ms", True)
     assert (p99.seen, p99.kept) == ("3 ms", False)
+
+
+def test_no_99th_percentile_is_promised_of_a_few_departures() -> None:
+    row = a_row(departures=99)
+    row.delays = [0.0001] * 98 + [0.0030]
+    assert [promise.what[:3] for promise in latency.promised([row])] == ["dep", "p50"]
 
 
 def test_a_departure_that_nobody_noticed_breaks_a_promise() -> None:

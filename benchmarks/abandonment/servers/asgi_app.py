@@ -73,7 +73,7 @@ def granian() -> None:
         port = listener.getsockname()[1]
 
     async def main() -> None:
-        server = Server(app, port=port, interface=Interfaces.ASGI, log_enabled=False, backlog=2048)
+        server = Server(app, port=port, interface=Interfaces.ASGI, log_enabled=False, backlog=2048, backpressure=10_000)
         serving = asyncio.create_task(server.serve())
         while not serving.done():
             try:
