@@ -254,6 +254,43 @@ DEFECTS = (
         ),
     ),
     Defect(
+        "secrets-are-remembered",
+        "core/field_section.py",
+        "if name in _REMEMBERED and len(line)",
+        "if len(line)",
+        ("tests/core/test_field_section.py::test_what_may_be_secret_is_not_remembered",),
+    ),
+    Defect(
+        "lines-are-remembered-without-end",
+        "core/field_section.py",
+        "                    _remembered.clear()\n",
+        "                    pass\n",
+        ("tests/core/test_field_section.py::test_what_is_remembered_is_bounded",),
+    ),
+    Defect(
+        "a-line-is-remembered-by-its-name",
+        "core/field_section.py",
+        "_remembered[line] = field",
+        "_remembered[name] = field",
+        ("tests/core/test_field_section.py::test_a_line_that_comes_again_is_remembered_by_all_of_its_bytes",),
+    ),
+    Defect(
+        "limits-are-not-judged-where-a-line-is-remembered",
+        "core/gate.py",
+        "return fields if fields is not None and len(fields) <= limits.fields else None",
+        "return fields",
+        ("tests/core/test_gate.py::test_rfc9112_5_fields_are_taken_up_to_their_limit_and_no_further",),
+    ),
+    Defect(
+        "who-has-nothing-to-send-awaits-continue",
+        "core/gate.py",
+        'length != 0 and http_version != "1.0" and',
+        'http_version != "1.0" and',
+        (
+            "tests/core/test_gate.py::test_rfc9110_10_1_1_a_client_awaits_continue_if_it_says_so_and_has_content_to_send",
+        ),
+    ),
+    Defect(
         "a-connection-is-reused-inside-a-request",
         "core/engine.py",
         "self._refusal is None and self._gate.complete and",
