@@ -204,6 +204,8 @@ class TlsTransport:
         if not data:
             return self._transport.send_nowait(b"")
         self._client_gone = False
+        if isinstance(data, bytes):
+            data = memoryview(data)  # what is cut from it is no copy
         taken = records = 0
         while self._push():
             taken += self._offered_again
