@@ -328,7 +328,7 @@ class Connection:
             deadline = self.context.deadlines.handler
         if deadline < math.inf:
             self._handler_deadline.set(self.now() + deadline)
-        self.look_for_unread_bytes_later()
+        self._unread_delay.begin(self)
 
     def exchange_completed(self, exchange: ServedExchange) -> None:
         """The response was handed whole to the transport."""

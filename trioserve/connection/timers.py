@@ -107,9 +107,10 @@ class Delay:
 
     def begin(self, who: Delayed) -> None:
         """From now on, whatever was begun before."""
-        self._waiting[who] = due = self._now() + self._seconds
-        self._waiting.move_to_end(who)
-        if not self._timer.is_set:
+        waiting = self._waiting
+        waiting[who] = due = self._now() + self._seconds
+        waiting.move_to_end(who)
+        if self._timer.when == math.inf:
             self._timer.set(due)
 
     def end(self, who: Delayed) -> None:
