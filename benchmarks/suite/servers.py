@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import shutil
 import signal
 import socket
@@ -65,6 +66,10 @@ class Server:
         raise StartError(f"it accepted no connection within {PATIENCE:g} s: {self._last_words()}")
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         return self._process.poll() is None
 
@@ -72,18 +77,28 @@ class Server:
         return tree_cpu_seconds(self._process.pid)
 
     def stop(self) -> None:
-        """Kill it, and all that it has started; the parent first, for some replace a child that dies."""
+        """Kill it, and all that it has started, and wait for their end; the parent first, for some replace a child."""
         children = descendants(self._process.pid)
         self._process.kill()
         self._process.wait()
         for pid in children:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                _kill(pid)
 
     def _last_words(self) -> str:
         """The last line that speaks of an error, if one does; Node.js ends with its version."""
         lines = self._log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
         return next((line for line in reversed(lines) if "Error" in line), lines[-1])
+
+
+def _kill(pid: int) -> None:
+    """Kill a process that is not our child, and wait for its end."""
+    handle = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        select.select([handle], [], [], PATIENCE)
+    finally:
+        os.close(handle)
 
 
 def _die_with_parent() -> None:

@@ -258,7 +258,7 @@ WORKLOADS = (
     ),
 )
 
-QUICK_WORKLOADS = ("plaintext", "json", "echo", "close")
+QUICK_WORKLOADS = ("plaintext", "json", "close")
 QUICK_PEERS = ("floor", "bare-h11", "trioserve", "trioserve-h11r", "uvicorn", "uvicorn-starlette", "aiohttp")
 """What `--quick` measures, if nothing else is asked for."""
 

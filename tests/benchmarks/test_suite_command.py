@@ -46,7 +46,7 @@ def test_a_file_to_compare_with_that_is_none_is_refused_before_anything_is_measu
 
 def test_the_quick_mode_is_about_few_workloads():
     workloads, departures = suite.chosen(None, quick=True)
-    assert [workload.name for workload in workloads] == ["plaintext", "json", "echo", "close"]
+    assert [workload.name for workload in workloads] == ["plaintext", "json", "close"]
     assert departures
 
 
