@@ -6,8 +6,11 @@ import argparse
 import datetime as dt
 import os
 import platform
+import re
 import resource
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -164,15 +167,26 @@ def measured(
 def conditions(options: Options, arguments: Iterable[str]) -> dict[str, str]:
     """What the figures depend on."""
     return {
-        "command": " ".join(["python -m benchmarks", *arguments]),
+        "command": "`" + " ".join(["python -m benchmarks", *arguments]) + "`",
         "day": str(dt.datetime.now(dt.UTC).date()),
         "commit": tables.commit(),
         "machine": f"{os.cpu_count()} cores ({tables.cpu()}), {platform.system()} {platform.release()}",
         "load average at the start": f"{tables.load_average():.1f}",
         "Python": platform.python_version(),
-        "versions": ", ".join(f"{name} {found}" for name in DISTRIBUTIONS if (found := installed(name))),
+        "versions": ", ".join([f"{name} {found}" for name in DISTRIBUTIONS if (found := installed(name))] + programs()),
         "rounds": f"{options.rounds} of {options.seconds} s; figures are medians, with the least and the greatest",
     }
+
+
+def programs() -> list[str]:
+    """Those that are there, with their versions, as they say them."""
+    found = []
+    for name, option in (("go", "version"), ("node", "-v"), ("nginx", "-v"), ("wrk", "-v")):
+        if shutil.which(name) is not None:
+            said = subprocess.run([name, option], capture_output=True, text=True, check=False)
+            number = re.search(r"\d+(\.\d+)+", said.stdout + said.stderr)
+            found.append(f"{name} {number[0] if number else 'of an unknown version'}")
+    return found
 
 
 def installed(name: str) -> str | None:

@@ -22,6 +22,7 @@ class _Process(NamedTuple):
     """A line of the process table. `ended` is the time of its children that have ended and were waited for."""
 
     parent: int
+    session: int
     own: float
     ended: float
 
@@ -41,6 +42,11 @@ def descendants(pid: int) -> list[int]:
     return _below(pid, _process_table())
 
 
+def session_members(pid: int) -> list[int]:
+    """The other processes of the session that it leads: also those whose parents have ended."""
+    return [member for member, process in _process_table().items() if process.session == pid and member != pid]
+
+
 def _below(pid: int, processes: dict[int, _Process]) -> list[int]:
     found = [pid]
     for ancestor in found:
@@ -58,7 +64,7 @@ def _process_table() -> dict[int, _Process]:
                 continue  # it has ended meanwhile
             fields = text.rpartition(")")[2].split()
             own, ended = (sum(map(int, fields[first : first + 2])) / _TICKS for first in (_USER_TIME, _CHILDREN_TIME))
-            table[int(entry.name)] = _Process(int(fields[1]), own, ended)
+            table[int(entry.name)] = _Process(int(fields[1]), int(fields[3]), own, ended)
     return table
 
 

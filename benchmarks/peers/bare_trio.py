@@ -7,17 +7,16 @@ request is more than one `recv`, its end is known by its length.
 from __future__ import annotations
 
 import argparse
+import json
 import socket
 
 import trio
 
 from benchmarks.peers.bare import Serve, run
-from benchmarks.peers.content import HELLO, LARGE
+from benchmarks.peers.content import DOCUMENT, ECHO, HELLO, LARGE, UPLOAD
 
 HEAD_END = b"\r\n\r\n"
 SMALL = 65_536
-UPLOAD = 10 * 2**20
-"""Bytes of every upload."""
 
 
 def answer(body: bytes, more: bytes = b"") -> bytes:
@@ -33,12 +32,15 @@ CLOSING_ANSWER = answer(HELLO.encode(), b"connection: close\r\n")
 LARGE_ANSWER = answer(LARGE)
 
 
-async def plain(connection: socket.socket) -> None:
-    while True:
-        await trio.lowlevel.wait_readable(connection)
-        if not connection.recv(SMALL):
-            return
-        connection.send(HELLO_ANSWER)
+def fixed(answer: bytes) -> Serve:
+    async def serve(connection: socket.socket) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(connection)
+            if not connection.recv(SMALL):
+                return
+            connection.send(answer)
+
+    return serve
 
 
 async def close(connection: socket.socket) -> None:
@@ -70,29 +72,34 @@ async def pipelined(connection: socket.socket) -> None:
         connection.send(HELLO_ANSWER * data.count(HEAD_END))
 
 
-async def upload(connection: socket.socket) -> None:
-    """The first piece has the head and says where it ends."""
-    while True:
-        await trio.lowlevel.wait_readable(connection)
-        data = connection.recv(SMALL)
-        if not data:
-            return
-        received = len(data) - data.index(HEAD_END) - len(HEAD_END)
-        while received < UPLOAD:
-            await trio.lowlevel.wait_readable(connection)
-            data = connection.recv(SMALL)
-            if not data:
-                return
-            received += len(data)
-        connection.send(answer(str(received).encode()))
+def taking(length: int, answer: bytes) -> Serve:
+    """A body of that length. The first piece has the head and says where it ends."""
+
+    async def serve(connection: socket.socket) -> None:
+        while True:
+            received = -length
+            while received < 0:
+                await trio.lowlevel.wait_readable(connection)
+                data = connection.recv(SMALL)
+                if not data:
+                    return
+                if received == -length:
+                    received -= data.index(HEAD_END) + len(HEAD_END)
+                received += len(data)
+            connection.send(answer)
+
+    return serve
 
 
 FLOORS: dict[str, Serve] = {
-    "plain": plain,
+    "plain": fixed(HELLO_ANSWER),
+    "json": fixed(answer(json.dumps(DOCUMENT).encode())),
+    "parameters": fixed(answer(b"4711 green 3")),
+    "echo": taking(len(ECHO), answer(ECHO)),
     "close": close,
     "large": large,
     "pipelined": pipelined,
-    "upload": upload,
+    "upload": taking(len(UPLOAD), answer(str(len(UPLOAD)).encode())),
 }
 
 

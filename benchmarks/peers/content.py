@@ -15,3 +15,9 @@ PIECE = b"0123456789abcdef" * 4096
 PIECES = 16
 LARGE = PIECE * PIECES
 """1 MB."""
+
+ECHO = bytes(range(32, 96)) * 160
+"""10 KB, which is sent to /echo."""
+
+UPLOAD = b"0123456789abcdef" * (10 * 2**16)
+"""10 MB, which is sent to /upload."""

@@ -36,6 +36,8 @@ class Change(NamedTuple):
 
     @property
     def verdict(self) -> str:
+        if self.row == FLOOR:
+            return "the machine"
         if self.after.least <= self.before.greatest and self.before.least <= self.after.greatest:
             return "as before"
         return "better" if (self.after.median > self.before.median) == self.more_is_better else "**worse**"

@@ -56,7 +56,7 @@ def shown(report: Report, folder: str) -> str:
         + (":" if broken else ".")
         + "".join(f"\n* not kept: {promise.what}: {promise.bound}, and it was {promise.seen}" for promise in broken),
         f"[All results]({folder}results.md), with the other workloads, their spreads, and what departures cost.",
-        "Measured " + "; ".join(f"{name}: {value}" for name, value in report.conditions.items()) + ".",
+        "Measured: " + "; ".join(f"{name} {value}" for name, value in report.conditions.items()) + ".",
     ]
     return "\n\n".join(part for part in parts if part)
 

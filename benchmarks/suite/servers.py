@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.process_facts import descendants, tree_cpu_seconds
+from benchmarks.process_facts import descendants, session_members, tree_cpu_seconds
 from benchmarks.suite.peers import HERE, NGINX, Command
 
 PATIENCE = 20.0
@@ -78,7 +78,7 @@ class Server:
 
     def stop(self) -> None:
         """Kill it, and all that it has started, and wait for their end; the parent first, for some replace a child."""
-        children = descendants(self._process.pid)
+        children = {*descendants(self._process.pid), *session_members(self._process.pid)}
         self._process.kill()
         self._process.wait()
         for pid in children:

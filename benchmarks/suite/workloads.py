@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from benchmarks.peers.content import DOCUMENT, HELLO, LARGE
+from benchmarks.peers.content import DOCUMENT, ECHO, HELLO, LARGE, UPLOAD
 
 
 class Manner(Enum):
@@ -26,6 +26,9 @@ class Floor(Enum):
     """What the floor does for a workload: an argument of `benchmarks.peers.bare_trio`."""
 
     PLAIN = "plain"
+    JSON = "json"
+    PARAMETERS = "parameters"
+    ECHO = "echo"
     CLOSE = "close"
     LARGE = "large"
     PIPELINED = "pipelined"
@@ -81,9 +84,6 @@ def is_document(content: bytes) -> bool:
     except ValueError:
         return False
 
-
-ECHO = bytes(range(32, 96)) * 160
-"""10 KB."""
 
 BROWSER = (
     ("Connection", "keep-alive"),
@@ -146,6 +146,7 @@ WORKLOADS = (
         is_document,
         ("uvicorn", "uvicorn-starlette", "uvicorn-fastapi", "granian-starlette", "aiohttp", "go"),
         target="/json",
+        floor=Floor.JSON,
     ),
     Workload(
         "parameters",
@@ -154,6 +155,7 @@ WORKLOADS = (
         says("4711 green 3"),
         ("uvicorn-starlette", "uvicorn-fastapi", "granian-starlette", "aiohttp", "go"),
         target="/items/4711?color=green&page=3",
+        floor=Floor.PARAMETERS,
     ),
     Workload(
         "browser",
@@ -173,6 +175,7 @@ WORKLOADS = (
         method="POST",
         target="/echo",
         body=ECHO,
+        floor=Floor.ECHO,
     ),
     Workload(
         "large",
@@ -190,16 +193,17 @@ WORKLOADS = (
         lambda content: content == LARGE,
         ("uvicorn", "uvicorn-starlette", "aiohttp", "go"),
         target="/stream",
+        floor=Floor.LARGE,
     ),
     Workload(
         "upload",
         "10 MB up",
         "The handler takes a body of 10 MB in parts, and counts its bytes.",
-        says(str(10 * 2**20)),
+        says(str(len(UPLOAD))),
         ("uvicorn", "uvicorn-starlette", "aiohttp", "go"),
         method="POST",
         target="/upload",
-        body=b"0123456789abcdef" * (10 * 2**16),
+        body=UPLOAD,
         floor=Floor.UPLOAD,
     ),
     Workload(

@@ -30,7 +30,7 @@ def test_both_sides_of_a_target_are_measured_in_a_whole_run(target):
 
 
 def test_a_server_that_cannot_serve_a_workload_is_not_asked():
-    assert [peer.key for peer in servers_of(workload_named("json"), ("nginx", "floor", "go"))] == ["go"]
+    assert [peer.key for peer in servers_of(workload_named("tls"), ("floor", "bare-h11", "go"))] == ["go"]
 
 
 def test_who_asks_for_servers_gets_them_in_workloads_that_name_others():
@@ -56,7 +56,7 @@ def test_a_program_that_is_missing_is_named(monkeypatch):
 
 def test_a_server_that_cannot_be_started_is_left_out_of_the_plan_with_the_reason(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    tasks, left_out = measure.plan([workload_named("plaintext"), workload_named("json")], ("floor", "go"))
+    tasks, left_out = measure.plan([workload_named("plaintext"), workload_named("tls")], ("floor", "go"))
     assert [(task.workload.name, [peer.key for peer in task.peers]) for task in tasks] == [("plaintext", ["floor"])]
     assert left_out == ("go is left out: go is not installed",)
 

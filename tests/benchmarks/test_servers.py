@@ -1,14 +1,12 @@
 """Servers of the suite on real sockets: those that need no other package."""
 
 import socket
-import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from benchmarks.process_facts import descendants
 from benchmarks.suite.checking import complaint
 from benchmarks.suite.peers import BY_KEY
 from benchmarks.suite.servers import Servers, StartError, free_port
@@ -55,20 +53,24 @@ def test_a_server_that_ends_at_once_is_told_with_its_error(servers):
         servers[command].ready()
 
 
-def test_a_server_is_stopped_with_all_that_it_has_started(servers):
-    port = free_port()
-    child = f"import socket; socket.create_server(('127.0.0.1', {port})).accept()"
+@pytest.mark.parametrize("then", ["socket.create_server(('127.0.0.1', 0)).accept()", ""], ids=["alive", "ended before"])
+def test_a_server_is_stopped_with_all_that_it_has_started(servers, then):
+    child = "import socket; socket.create_server(('127.0.0.1', 0)).accept()"
     parent = (
         "import socket, subprocess, sys\n"
-        f"subprocess.Popen([{sys.executable!r}, '-c', {child!r}])\n"
-        "socket.create_server(('127.0.0.1', int(sys.argv[1]))).accept()\n"
-        "input()\n"
+        "listener = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}])\n"
+        "connection, _ = listener.accept()\n"  # the one that asks whether it is ready
+        "connection, _ = listener.accept()\n"
+        "connection.sendall(b'%d\\n' % child.pid)\n"
+        f"{then}\n"
     )
     command = ("{python}", "-c", parent, "{port}")
     servers.start(command)
     server = servers[command]
     server.ready()
-    (below,) = descendants(server.pid)
+    with socket.create_connection(("127.0.0.1", server.port)) as asking, asking.makefile() as answer:
+        below = int(answer.readline())
     servers.stop(command)
     assert not server.alive
     # A child that was killed is waited for by whoever has adopted it, and may be a zombie until then.
