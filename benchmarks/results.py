@@ -39,7 +39,7 @@ class Figure:
 
     @classmethod
     def once(cls, value: float, unit: str = "") -> Self:
-        return cls(unit, (value,))
+        return cls(unit, (float(value),))
 
     @property
     def median(self) -> float:

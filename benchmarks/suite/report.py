@@ -56,7 +56,8 @@ def _to_floor(row: Row, floor: Row) -> str:
 
 def spread(figure: Figure, form: str | None = None) -> str:
     """The median, and in brackets the least and the greatest, if it was measured more than once."""
-    form = form or form_for(figure.median)
+    counted = not figure.unit and all(value.is_integer() for value in figure.values)
+    form = form or (",.0f" if counted else form_for(figure.median))
     if len(figure.values) == 1:
         return f"{figure.median:{form}}"
     return f"{figure.median:{form}} ({figure.least:{form}}-{figure.greatest:{form}})"
@@ -64,6 +65,8 @@ def spread(figure: Figure, form: str | None = None) -> str:
 
 def form_for(value: float) -> str:
     """Three digits, as far as there are any behind the point."""
+    if value == 0:
+        return ".0f"
     for limit, form in ((1, ".3f"), (10, ".2f"), (100, ".1f")):
         if abs(value) < limit:
             return form

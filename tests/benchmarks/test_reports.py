@@ -44,6 +44,21 @@ def test_a_row_that_lacks_a_column_has_a_dash():
     ]
 
 
+@pytest.mark.parametrize(
+    ("figure", "cell"),
+    [
+        (Figure.once(30), "30"),  # a number of something
+        (Figure("", (2.0, 3.0, 2.5)), "2.50 (2.00-3.00)"),
+        (Figure.once(0, "%"), "0"),
+        (Figure.once(0.25, "ms"), "0.250"),
+        (Figure.once(12.34, "us"), "12.3"),
+        (Figure("1/s", (12345.6, 23456.7)), "17,901 (12,346-23,457)"),
+    ],
+)
+def test_a_cell_has_three_digits_and_numbers_of_things_are_whole(figure, cell):
+    assert report.spread(figure) == cell
+
+
 def test_notes_stand_beside_what_they_are_about():
     lines = report.result_table(result(row("go", 10, note="3 requests timed out"), row("node", 10))).splitlines()
     assert "3 requests timed out" in lines[2]
