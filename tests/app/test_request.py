@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from urllib.parse import parse_qsl
 
 import pytest
 from fake_exchange import FakeExchange
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trioserve.app.request import Request
 from trioserve.core.errors import ClientGone, HTTPError, RequestError, ResponseError
@@ -31,6 +34,12 @@ def test_a_request_tells_what_its_head_says():
 
 def test_on_a_unix_socket_there_is_no_client_address():
     assert request(client=None).client is None
+
+
+@given(query=st.text("ab=&;%+2Cé?/", max_size=12))
+def test_a_query_is_read_as_the_standard_library_reads_it_whether_anything_is_encoded_or_not(query):
+    pairs = parse_qsl(query, keep_blank_values=True, errors="replace")
+    assert list(request(target=f"/?{query}").query) == pairs
 
 
 @pytest.mark.parametrize(
