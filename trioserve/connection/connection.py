@@ -131,6 +131,7 @@ class Connection:
         try:
             with self.departure.scope:
                 self.transport.watch(self._client_hung_up)
+                self.reader.take_first_bytes()
                 await self._serve_exchanges()
         except BaseException as error:
             self._broke_out(error)

@@ -84,6 +84,18 @@ class Reader:
         """True while a task waits for bytes."""
         return self._waiter is not None
 
+    def take_first_bytes(self) -> None:
+        """Take in what has come with the connection. Most clients connect to send a request at once: then it is there
+        by now, and is not waited for. Nothing, or the peer's FIN, will be met again.
+        """
+        try:
+            data = self._transport.receive_nowait()
+        except HungUp as error:
+            self._hung_up(error.cause)
+        else:
+            if data:
+                self._engine.receive_data(data)
+
     async def head(self, patience: float) -> RequestHead:
         """The next head: within `patience` seconds its first byte, then within `Deadlines.head` its last.
 
