@@ -72,10 +72,10 @@ def as_row(row: Seen) -> Row:
         "p50": Figure.once(percentile(row.delays, 50) * 1000, "ms"),
         "p99": Figure.once(percentile(row.delays, 99) * 1000, "ms"),
         "max": Figure.once(max(row.delays) * 1000, "ms"),
-        "noticed": Figure.once(len(row.delays)),
-        "of": Figure.once(row.departures),
+        "noticed": Figure.once(100 * len(row.delays) / row.departures, "%"),
     }
-    return Row(title(row.situation), figures, row.situation.exempt)
+    exempt = f"; exempt: {row.situation.exempt}" if row.situation.exempt else ""
+    return Row(title(row.situation), figures, f"{row.departures} departures{exempt}")
 
 
 def never_noticed(seen: list[Seen]) -> list[str]:
