@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Final
 
@@ -55,9 +56,7 @@ class H11Engine(GatedEngine):
         return b"".join(self._send(h11.InformationalResponse(status_code=status, headers=list(fields), reason=reason)))
 
     def _head(self, status: int, fields: Sequence[Field]) -> bytes:
-        reason = REASONS.get(status, b"")
-        wire = b"".join(self._send(h11.Response(status_code=status, headers=list(fields), reason=reason)))
-        return wire.replace(_CLOSE_FIRST, _CLOSE_LAST)
+        return b"".join(self._send(_response(status, *fields))).replace(_CLOSE_FIRST, _CLOSE_LAST)
 
     def _framed(self, data: Content) -> tuple[bytes, bytes]:
         # h11 asks no more of the data than its length, and hands it back as it is.
@@ -83,3 +82,9 @@ class H11Engine(GatedEngine):
 
     def _start_next(self) -> None:
         self._machine.start_next_cycle()
+
+
+@functools.lru_cache(1024)
+def _response(status: int, *fields: Field) -> h11.Response:
+    """The event, which h11 does not change. Few of these fields differ from one response to the next."""
+    return h11.Response(status_code=status, headers=list(fields), reason=REASONS.get(status, b""))
