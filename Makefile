@@ -27,7 +27,7 @@ help:
 	@echo "make demo    serve a page that searches as you type, and shows what becomes of abandoned requests"
 	@echo "make test    everything that must hold: style, types, the import rule, tests, coverage"
 	@echo "make explore more of the property tests, with other examples each time; some ten minutes"
-	@echo "make conformance  some 1,500 raw requests and what they must get, as a table by section of the RFCs; half a minute"
+	@echo "make conformance  some 1,500 raw requests and what they must get, as a table by section of the RFCs; a minute"
 	@echo "make fuzz    a million mutated requests thrown at the server in memory; some ten minutes (FUZZ=20000 for fewer)"
 	@echo "make mutations  a hundred deliberate defects, one after another, and which test catches each, as a table; some minutes"
 	@echo "make lint    style, types and the import rule only"

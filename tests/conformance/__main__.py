@@ -23,6 +23,7 @@ from tests.conformance.playing import (
     play_on_socket,
     ways,
 )
+from trioserve import EngineName
 
 Unmet = Mapping[str, Sequence[str]]
 """What was found, by the id of the case."""
@@ -37,22 +38,26 @@ def main() -> int:
     on_socket = {case.id for case in on_sockets(cases)}
     unmet: dict[str, list[str]] = {}
     for case in cases:
-        found = trio.run(_in_memory, case, clock=trio.testing.MockClock(autojump_threshold=0))
+        found = [
+            f"{engine}, {text}"
+            for engine in EngineName
+            for text in trio.run(_in_memory, case, engine, clock=trio.testing.MockClock(autojump_threshold=0))
+        ]
         if case.id in on_socket and not found:
             found = trio.run(_on_socket, case)
         if found:
             unmet[case.id] = found
     _print_table(cases, titles, unmet)
     sent = sum(len(ways(case) | every_split(case)) for case in cases)
-    print(f"\n{len(cases)} cases, sent in {sent} ways in memory, and {len(on_socket)} of them on sockets too.")
+    print(f"\n{len(cases)} cases, sent to each engine in {sent} ways in memory; {len(on_socket)} on sockets too.")
     for case in cases:
         if case.id in unmet:
             _print_unmet(case, unmet[case.id])
     return 1 if unmet else 0
 
 
-async def _in_memory(case: Case) -> list[str]:
-    async with in_memory(case) as stage:
+async def _in_memory(case: Case, engine: EngineName) -> list[str]:
+    async with in_memory(case, engine) as stage:
         return all_differences(case, await stage.play(case, ways(case) | every_split(case)))
 
 

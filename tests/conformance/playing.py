@@ -20,7 +20,7 @@ import trio.testing
 
 from tests.conformance.application import Served, application
 from tests.conformance.corpus import Case, Expected
-from trioserve import Abandoned, Completed, Config, Limits, TcpAddress, serve
+from trioserve import Abandoned, Completed, Config, EngineName, Limits, TcpAddress, serve
 from trioserve.testing import MemoryServer, memory_server
 from trioserve.testing.answers import RawAnswer, WrongAnswer, read_answers
 
@@ -268,11 +268,11 @@ async def _in_step(players: Sequence[Player], segments: Sequence[tuple[bytes, ..
 
 
 @asynccontextmanager
-async def in_memory(case: Case) -> AsyncIterator[MemoryStage]:
+async def in_memory(case: Case, engine: EngineName) -> AsyncIterator[MemoryStage]:
     """A server in memory with the limits of the case; for virtual time."""
     app, served = application()
     completed = CompletedOf()
-    config = Config(limits=Limits(**case.limits), observers=(completed,), access_log=False)
+    config = Config(limits=Limits(**case.limits), engine=engine, observers=(completed,), access_log=False)
     async with memory_server(app, config) as server:
         yield MemoryStage(server, served, completed)
 

@@ -18,7 +18,7 @@ from tests.conformance.playing import (
     ways,
 )
 from tests.support.logs import tracebacks
-from trioserve import ResponseError
+from trioserve import EngineName, ResponseError
 
 CASES = corpus().cases
 # `make conformance` splits all of them.
@@ -29,18 +29,22 @@ def named(cases):
     return [pytest.param(case, id=case.id.replace("§", "")) for case in cases]
 
 
+@pytest.mark.parametrize("engine", list(EngineName))
 @pytest.mark.parametrize("case", named(CASES))
-async def test_in_memory(autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture, case: Case) -> None:
-    async with in_memory(case) as stage:
+async def test_in_memory(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture, case: Case, engine: EngineName
+) -> None:
+    async with in_memory(case, engine) as stage:
         assert all_differences(case, await stage.play(case, ways(case))) == []
 
     # Nothing broke but what the handlers of the corpus break.
     assert {type(error) for error in tracebacks(caplog)} <= {ResponseError, Secret}
 
 
+@pytest.mark.parametrize("engine", list(EngineName))
 @pytest.mark.parametrize("case", named(SPLIT))
-async def test_split_at_each_byte(autojump_clock: trio.testing.MockClock, case: Case) -> None:
-    async with in_memory(case) as stage:
+async def test_split_at_each_byte(autojump_clock: trio.testing.MockClock, case: Case, engine: EngineName) -> None:
+    async with in_memory(case, engine) as stage:
         assert all_differences(case, await stage.play(case, every_split(case))) == []
 
 

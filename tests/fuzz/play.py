@@ -26,7 +26,7 @@ import h11
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from trioserve import Abandoned, App, Completed, Config, HTTPError, Request
+from trioserve import Abandoned, App, Completed, Config, EngineName, HTTPError, Request
 from trioserve.core.engine_h11 import H11Engine
 from trioserve.core.errors import RequestError
 from trioserve.core.limits import Limits
@@ -136,10 +136,10 @@ async def _read_to_end(peer: trio.abc.ReceiveStream) -> bytes:
 
 
 @asynccontextmanager
-async def stage() -> AsyncIterator[Stage]:
+async def stage(engine: EngineName = EngineName.H11) -> AsyncIterator[Stage]:
     """A stage, while the block runs. In a trio run with an autojump clock."""
     it = Stage()
-    config = Config(access_log=False, observers=(it,))
+    config = Config(engine=engine, access_log=False, observers=(it,))
     log = logging.getLogger("trioserve")
     log.addHandler(it)
     try:

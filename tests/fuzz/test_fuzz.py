@@ -14,6 +14,7 @@ from trio.testing import MockClock
 from tests.fuzz.inputs import REQUESTS, TOKENS, cut, whole
 from tests.fuzz.play import Played, accepted, judge, stage
 from tests.fuzz.throw import compare, thrown
+from trioserve import EngineName
 
 INPUTS = 1500
 
@@ -32,11 +33,12 @@ def test_mutated_requests_end_in_a_defined_way_however_they_are_cut() -> None:
     assert tally["Completed 400 (no head)"] > INPUTS / 4, "and enough is spoiled"
 
 
+@pytest.mark.parametrize("engine", list(EngineName))
 @pytest.mark.parametrize("request_bytes", REQUESTS, ids=range(len(REQUESTS)))
-def test_a_request_cut_at_any_byte_is_the_same_request(request_bytes: bytes) -> None:
+def test_a_request_cut_at_any_byte_is_the_same_request(request_bytes: bytes, engine: EngineName) -> None:
     async def run() -> None:
         data = request_bytes + REQUESTS[0]
-        async with stage() as it:
+        async with stage(engine) as it:
             first = await it.play([data], stay=False)
             judge(data, first)
             for place in range(1, len(data)):
@@ -65,17 +67,19 @@ pieces = st.one_of(st.binary(max_size=40), st.sampled_from(TOKENS), st.sampled_f
     parts=st.lists(pieces, min_size=1, max_size=6),
     places=st.lists(st.integers(0, 2000), max_size=4),
     stay=st.booleans(),
+    engine=st.sampled_from(EngineName),
 )
 def test_whatever_bytes_come_the_connection_ends_in_a_defined_way(
     parts: list[bytes],
     places: list[int],
     stay: bool,  # noqa: FBT001
+    engine: EngineName,
 ) -> None:
     data = b"".join(parts)
     played: list[Played] = []
 
     async def run() -> None:
-        async with stage() as it:
+        async with stage(engine) as it:
             for way in (whole(data), cut(data, places)):
                 played.append(await it.play(way, stay=stay))  # noqa: PERF401 - one after the other
 

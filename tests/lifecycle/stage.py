@@ -2,8 +2,8 @@
 
 The same test plays on four stages: connections in memory and real sockets, each with the watch (the kernel's, or what
 stands for it in memory) and with the read-ahead fallback; on two more, in memory and on sockets, over TLS; and on two
-on which there are layers around the app's handlers: see layers.py. In memory time is virtual. On every stage, when the
-play is over, the rules that hold for all of them are checked: see `_check`.
+on which there are layers around the app's handlers, see layers.py, and the other engine. In memory time is virtual. On
+every stage, when the play is over, the rules that hold for all of them are checked: see `_check`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import trio
 
 from lifecycle.layers import Layers
 from tests.support.tls import TlsClient, client_context, server_context
-from trioserve import Abandoned, App, Completed, Config, HalfClose, HangupNews, Limits, TcpAddress, serve
+from trioserve import Abandoned, App, Completed, Config, EngineName, HalfClose, HangupNews, Limits, TcpAddress, serve
 from trioserve.testing import MemoryPeer, MemoryServer, Peer, Records, VirtualClock, Way, memory_server
 
 GET = b"GET / HTTP/1.1\r\nHost: example\r\n\r\n"
@@ -139,6 +139,7 @@ class Stage:
             config or Config(),
             listen=(address,),
             hangup_news=HangupNews.READ_AHEAD if self.reads_ahead else HangupNews.KERNEL,
+            engine=EngineName.H11R if self.has_layers else EngineName.H11,
             access_log=False,
             observers=(observed,) if layers is None else (observed, layers),
         )
