@@ -25,10 +25,10 @@ RATE = "requests"
 WARM_UP = 1
 """Seconds of load for each server that has just been started."""
 
-START = 0.9
+START = 0.5
 """Seconds that are estimated for the start of a server."""
 
-OVERHEAD = 0.15
+OVERHEAD = 0.1
 """Seconds that are estimated for the start and the end of each load."""
 
 
