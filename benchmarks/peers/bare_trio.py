@@ -77,14 +77,16 @@ def taking(length: int, answer: bytes) -> Serve:
 
     async def serve(connection: socket.socket) -> None:
         while True:
-            received = -length
-            while received < 0:
+            await trio.lowlevel.wait_readable(connection)
+            data = connection.recv(SMALL)
+            if not data:
+                return
+            received = len(data) - data.index(HEAD_END) - len(HEAD_END)
+            while received < length:
                 await trio.lowlevel.wait_readable(connection)
                 data = connection.recv(SMALL)
                 if not data:
                     return
-                if received == -length:
-                    received -= data.index(HEAD_END) + len(HEAD_END)
                 received += len(data)
             connection.send(answer)
 
