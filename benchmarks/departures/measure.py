@@ -115,9 +115,10 @@ def measure(
 
 
 def repeat(row: Row, servers: Servers, amount: Amount) -> None:
-    situation, begun = row.situation, time.monotonic()
+    situation = row.situation
     missed = row.departures - len(row.delays)
     server, events = servers.get(situation.settings)
+    begun = time.monotonic()
     _Repetition(situation, server, events, row).run(situation.crowd * (amount.together if situation.together else 1))
     if situation.told_by is not ToldBy.NOTHING and row.departures - len(row.delays) > missed:
         # What was not noticed goes on and holds what it holds; the next repetition begins without it.
