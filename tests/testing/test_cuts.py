@@ -715,7 +715,7 @@ async def test_events_are_watched_as_other_streams(app, autojump_clock):
     async def handler() -> Response:
         return Response.events(numbers())
 
-    watch = await left(app, 3)
+    watch = await left(app, 2)
     assert told(watch) == ["first: await trio.sleep(2)", "in finally: await trio.sleep(3)"]
     assert linecache.getline(__file__, watch.waits[0].place.line).strip() == 'yield "1"'
 
