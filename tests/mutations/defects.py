@@ -757,7 +757,7 @@ DEFECTS = (
     Defect(
         "an-answer-during-a-drain-promises-more",
         "connection/connection.py",
-        "            or self.context.draining.is_set()\n",
+        "            or self.context.draining\n",
         "",
         ("tests/server/test_stopping.py::test_an_exchange_under_way_completes_and_announces_the_end",),
     ),

@@ -197,6 +197,25 @@ async def test_while_the_drain_is_delayed_connections_are_accepted_and_end_with_
     await happens(server.ended.wait())
 
 
+@pytest.mark.parametrize("order", ["drain", "replace"])
+async def test_an_answer_announces_the_end_from_the_very_moment_of_the_order_on(nursery, order):
+    app = App()
+
+    @app.get("/")
+    async def give_the_order(request: Request) -> str:
+        getattr(server, order).set()  # and nobody else has a turn before this is answered
+        return f"draining: {request.draining}"
+
+    server = await start(nursery, app, delays_drain=True, deadlines=LONG_DELAY)
+    client = await server.connect()
+
+    answer = await client.get()
+
+    assert (answer.body, answer.closes) == (b"draining: True", True)
+    server.hasten.set()
+    await happens(server.ended.wait())
+
+
 async def test_readiness_is_refused_from_the_order_to_stop_on(nursery):
     server = await start(nursery, quick_app(), delays_drain=True, deadlines=LONG_DELAY)
     client = await server.connect()
@@ -427,8 +446,9 @@ async def test_a_client_in_the_backlog_is_answered(nursery):
         early.settimeout(0)
         client = Client(trio.SocketStream(trio.socket.from_stdlib_socket(early)))
 
-        assert (await client.get()).status == 200
-        assert await client.is_closed()
+        answer = await client.get()
+
+        assert (answer.status, answer.closes) == (200, True)
     await happens(server.ended.wait())
 
 

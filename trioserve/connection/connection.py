@@ -310,7 +310,7 @@ class Connection:
         """True if the response must announce the connection's end."""
         return (
             self._closing
-            or self.context.draining.is_set()
+            or self.context.draining
             or self.departure.end is not None
             or exchange.number >= self.context.limits.requests
             or not (self.engine.request_complete or self._rest_may_be_read(exchange))

@@ -72,5 +72,11 @@ class Context:
     idle: IdleConnections  # to be closed if there is no room for others
     proxies: TrustedProxies | None  # None where none are trusted
     date: Callable[[], bytes]  # the Date field's value now (RFC 9110 §6.6.1)
-    draining: trio.Event  # set at the first order to end; from then on each response announces its connection's end
-    stopping: trio.Event  # set at the order to stop: nobody goes on serving in this server's place
+    replaced: trio.Event  # set at the order to end because others go on serving in this server's place
+    stopping: trio.Event  # set at the order to stop: nobody does
+    drain_begun: trio.Event  # set some steps of the scheduler after either, to wake who waits for it
+
+    @property
+    def draining(self) -> bool:
+        """True from the first order to end on, from its very moment: each response announces its connection's end."""
+        return self.stopping.is_set() or self.replaced.is_set()

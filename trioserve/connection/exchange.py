@@ -170,10 +170,10 @@ class ServedExchange:
 
     @property
     def draining(self) -> bool:
-        return self._connection.context.draining.is_set()
+        return self._connection.context.draining
 
     async def until_draining(self) -> None:
-        await self._connection.context.draining.wait()
+        await self._connection.context.drain_begun.wait()
 
     @property
     def stopping(self) -> bool:

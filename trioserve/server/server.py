@@ -112,7 +112,7 @@ async def serve(
     replace = replace if replace is not None else trio.Event()
     drain = drain if drain is not None else trio.Event()
     hasten = hasten if hasten is not None else trio.Event()
-    server = Server(app, config, stopping=drain)
+    server = Server(app, config, replaced=replace, stopping=drain)
     backlog = backlog_of(config.limits)
     listeners = await open_listeners(config.listen, backlog)
     with contextlib.ExitStack() as listening:
@@ -127,7 +127,7 @@ async def serve(
                         accepting.start_soon(server.accept, listener)
                     task_status.started(tuple(listener.address for listener in listeners))
                     await _until_first(replace.wait, drain.wait)
-                    moments = server.announce_drain()
+                    moments = server.begin_drain()
                     if drain.is_set():
                         await server.delay_drain(moments, hasten)
                     accepting.cancel_scope.cancel(reason="the server drains")
@@ -149,10 +149,11 @@ class Server:
     """The living connections of one `serve`.
 
     Args:
+        replaced: set at the order to end in favour of others.
         stopping: set at the order to stop, which is not given to a server that is only replaced.
     """
 
-    def __init__(self, app: Application, config: Config, *, stopping: trio.Event) -> None:
+    def __init__(self, app: Application, config: Config, *, replaced: trio.Event, stopping: trio.Event) -> None:
         self.stopping = stopping
         self._config = config
         self._timers = current_timers()
@@ -173,8 +174,9 @@ class Server:
                 TrustedProxies(config.trusted_proxies, config.forwarded_fields) if config.trusted_proxies else None
             ),
             date=date_field(),
-            draining=trio.Event(),
+            replaced=replaced,
             stopping=stopping,
+            drain_begun=trio.Event(),
         )
         # Half each, so that raised receive buffers leave room for spools.
         self._receive_buffers = Budget(limits.spool_total / 2)
@@ -450,9 +452,9 @@ class Server:
 
     # The drain, in this order
 
-    def announce_drain(self) -> DrainMoments:
-        """An order to end has come: connections end with their next answer."""
-        self._context.draining.set()
+    def begin_drain(self) -> DrainMoments:
+        """An order to end has come. Since then connections end with their next answer; wake who waits for that."""
+        self._context.drain_begun.set()
         now, deadlines = trio.current_time(), self._config.deadlines
         return DrainMoments(now + min(deadlines.drain_delay, deadlines.drain), now + deadlines.drain)
 

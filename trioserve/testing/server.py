@@ -72,7 +72,7 @@ class MemoryServer:
     async def drain_slowly(self) -> None:
         """As a server drains after SIGTERM: first `Deadlines.drain_delay`, in which `connect` is still possible."""
         self._server.stopping.set()
-        moments, never = self._server.announce_drain(), trio.Event()
+        moments, never = self._server.begin_drain(), trio.Event()
         await self._server.delay_drain(moments, never)
         await self._server.drain(moments, never)
 
@@ -86,7 +86,7 @@ async def memory_server(app: Application, config: Config | None = None) -> Async
         config: as for `serve`; what it says of addresses has no meaning here: see `MemoryServer.connect`.
     """
     config = config or Config()
-    server = Server(app, config, stopping=trio.Event())
+    server = Server(app, config, replaced=trio.Event(), stopping=trio.Event())
     async with server.running():
         yield MemoryServer(server, config)
         await _drain(server)
@@ -96,4 +96,4 @@ async def _drain(server: Server) -> None:
     at_once = trio.Event()
     at_once.set()
     server.stopping.set()
-    await server.drain(server.announce_drain(), at_once)
+    await server.drain(server.begin_drain(), at_once)
