@@ -762,6 +762,13 @@ DEFECTS = (
         ("tests/server/test_stopping.py::test_an_exchange_under_way_completes_and_announces_the_end",),
     ),
     Defect(
+        "an-answer-promises-more-until-the-order-to-end-is-acted-on",
+        "connection/context.py",
+        "return self.stopping.is_set() or self.replaced.is_set()",
+        "return self.drain_begun.is_set()",
+        ("tests/server/test_stopping.py::test_an_answer_announces_the_end_from_the_very_moment_of_the_order_on",),
+    ),
+    Defect(
         "a-delay-passes-for-a-connection-that-is-closed",
         "connection/connection.py",
         "        if not self.departure.cancelled:  # else a FIN",
