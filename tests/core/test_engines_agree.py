@@ -360,7 +360,7 @@ def through_gate(wire: bytes) -> Iterator[tuple[Request, bytes]]:
                 content += part.data
             if part is NEED_DATA:
                 return
-            stop = len(wire) - len(gate.held)
+            stop = len(wire) - len(gate.unparsed_bytes)
             line = [text.encode() for text in head[:3]]
             yield Request(*line, list(head.fields), content, list(part.trailers)), wire[start:stop]
             start = stop

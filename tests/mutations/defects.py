@@ -293,21 +293,21 @@ DEFECTS = (
     Defect(
         "a-connection-is-reused-inside-a-request",
         "core/engine.py",
-        "self._refusal is None and self._gate.complete and",
-        "self._refusal is None and",
+        "return self.request_complete and self.keeps_alive",
+        "return self.keeps_alive",
         ("tests/core/test_engine.py::test_rfc9112_9_3_a_connection_is_not_reused_before_the_request_is_complete",),
     ),
     Defect(
         "pipelined-bytes-are-not-there",
-        "core/engine.py",
-        "return self._gate.holds",
+        "core/gate.py",
+        'return size > 1 or (size == 1 and not (self._next is _HEAD and self._held.endswith(b"\\r")))',
         "return False",
         ("tests/core/test_engine.py::test_unparsed_bytes_are_those_of_which_no_event_has_told",),
     ),
     Defect(
         "bytes-that-the-gate-holds-are-lost-in-a-switch",
-        "core/engine.py",
-        "return self._gate.held",
+        "core/gate.py",
+        "return self._held[self._at :]",
         'return b""',
         (
             "tests/core/test_engine.py::test_a_switch_is_a_101_with_the_fields_given_and_what_follows_the_request_is_kept",

@@ -7,11 +7,12 @@ one connection, exchange after exchange.
 Rules of use, which keep its buffer bounded: feed `receive_data` only when `next_event` said NEED_DATA while the request
 was not complete. EOF is not fed to the engine at all: whether an EOF is a departure is the lifecycle's judgement.
 
-What does not depend on the machine is done once for both, in `GatedEngine`. The request side is the gate's: it reads
-heads and content, and refuses what we do not serve. The machine is told of each head that has passed, as of a request
-without content. What a handler may say in the head of its response is judged in `core.response_head`, and whether
-protocols can be switched in `core.switching`. What the machine is for is the framing of the response, its state, and
-what becomes of the connection; and of a response it sees what these depend on, and no more.
+What does not depend on the machine is done once for both, in `GatedEngine`, which is a gate with a machine. As a gate
+it reads heads and content, and refuses what we do not serve. What a handler may say in the head of its response is
+judged in `core.response_head`, and whether protocols can be switched in `core.switching`. What the machine is for is
+the framing of the response, its state, and what becomes of the connection. It is told of the request when it is asked
+for one of these first, as of a request without content; and of request and response it sees what its answer depends on,
+and no more.
 
 So the engines differ in nothing but speed, and tests hold them to it. Whatever a machine refuses by itself has been
 refused here before it is touched, but for content that is longer or shorter than its Content-Length says.
@@ -24,14 +25,13 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Final, Protocol
 
-from trioserve.core.errors import ConfigError, RequestError, ResponseError
+from trioserve.core.errors import ConfigError, ResponseError
 from trioserve.core.gate import Gate
 from trioserve.core.limits import Limits
 from trioserve.core.messages import (
     Content,
     Field,
     RequestEvent,
-    RequestHead,
     RequestLine,
     ResponseHead,
     Waiting,
@@ -49,7 +49,7 @@ class Engine(Protocol):
         ...
 
     def next_event(self) -> RequestEvent | Waiting:
-        """The next event of the current request, or NEED_DATA.
+        """The next event of the current request, or NEED_DATA. Its end comes as an event, but only if it is asked for.
 
         Raises:
             RequestError: the peer's bytes are not a request that we serve. Nothing more can be received.
@@ -77,7 +77,9 @@ class Engine(Protocol):
 
     @property
     def request_complete(self) -> bool:
-        """True if the request of the current exchange has been received to its end."""
+        """True if the request of the current exchange has been received to its end, be that told or not: with its head,
+        or with the last part of its content, if there is no more of it.
+        """
         ...
 
     @property
@@ -170,9 +172,6 @@ _CHUNKED: Final = (b"Transfer-Encoding", b"chunked")
 _CLOSE: Final = (b"Connection", b"close")
 _ADVICE: Final = "leave Content-Length out, or send just as much"
 
-# What is said of a head that has passed the gate and that a machine does not read all the same, which should not be.
-UNREADABLE: Final = "the head of the request cannot be read (RFC 9112 §2.2)"
-
 # What a machine finds wrong with a handler's response, in words for its author.
 TOO_LONG: Final = f"the response is longer than its Content-Length says; {_ADVICE}"
 TOO_SHORT: Final = f"the response is shorter than its Content-Length says; {_ADVICE}"
@@ -218,35 +217,25 @@ class EngineName(StrEnum):
         return H11rEngine
 
 
-class GatedEngine(ABC):
+class GatedEngine(Gate, ABC):
     """All of an `Engine` but its machine, of which it asks what the abstract methods say.
 
     A machine that has refused something sends nothing more: `response_complete` and `keeps_alive` stay false.
     """
 
-    __slots__ = ("_closing_ends_response", "_gate", "_refusal", "_told")
+    __slots__ = ("_is_told", "closing_ends_response")
 
     def __init__(self, limits: Limits) -> None:
-        self._gate = Gate(limits)
-        # The current request as far as the machine knows it; None until it was told.
-        self._told: RequestHead | None = None
-        # Status code and detail with which the peer's bytes were refused.
-        self._refusal: tuple[int, str] | None = None
-        self._closing_ends_response = False
+        super().__init__(limits)
+        # The machine knows of the current request.
+        self._is_told = False
+        self.closing_ends_response = False
 
     # The machine
 
     @abstractmethod
     def _tell(self, head: bytes) -> None:
-        """Tell it of a request that has this head and no content.
-
-        Raises:
-            RequestError: it reads no request there. The gate is stricter, so this should not be.
-        """
-
-    @abstractmethod
-    def _renew(self) -> None:
-        """Take a new one, that knows of nothing."""
+        """Tell it of a request that has this head and no content."""
 
     @property
     @abstractmethod
@@ -262,17 +251,17 @@ class GatedEngine(ABC):
     def keeps_alive(self) -> bool: ...
 
     @abstractmethod
-    def _interim(self, status: int, fields: Sequence[Field]) -> bytes:
+    def _send_interim(self, status: int, fields: Sequence[Field]) -> bytes:
         """An interim response. With 101 the protocol is switched."""
 
     @abstractmethod
-    def _head(self, status: int, fields: Sequence[Field]) -> bytes:
+    def _send_head(self, status: int, fields: Sequence[Field]) -> bytes:
         """The head of a final response, which begins with its status line and what of its framing is among `fields`.
         Without Content-Length and Transfer-Encoding it ends with its head or with the connection.
         """
 
     @abstractmethod
-    def _framed(self, data: Content) -> tuple[bytes, bytes]:
+    def _send_data(self, data: Content) -> tuple[bytes, bytes]:
         """What stands before and behind a part of the content.
 
         Raises:
@@ -280,7 +269,7 @@ class GatedEngine(ABC):
         """
 
     @abstractmethod
-    def _end(self) -> bytes:
+    def _send_end(self) -> bytes:
         """The end of the content.
 
         Raises:
@@ -291,76 +280,41 @@ class GatedEngine(ABC):
     def _start_next(self) -> None:
         """Prepare for the next request."""
 
+    def _make_known(self) -> None:
+        """See that it knows of the current request."""
+        if not self._is_told:
+            self._tell(self.head_for_machine)
+            self._is_told = True
+
     # The request
-
-    def receive_data(self, data: bytes) -> None:
-        self._gate.receive_data(data)
-
-    def next_event(self) -> RequestEvent | Waiting:
-        if self._refusal is not None:
-            raise RequestError(*self._refusal)
-        try:
-            event = self._gate.next_event()
-            if type(event) is RequestHead:
-                self._tell(self._gate.head_for_machine)
-                self._told = event
-            return event
-        except RequestError as error:
-            self._refusal = error.status, error.detail
-            if self._told is None:
-                self._tell_of_refused()
-            raise
-
-    def _tell_of_refused(self) -> None:
-        """Tell the machine of a request whose head it was spared, as far as the answer depends on it: whether that may
-        have content, and that it is the connection's last.
-        """
-        method = "HEAD" if self._gate.method == "HEAD" else "GET"
-        self._renew()
-        self._tell(method.encode() + b" / HTTP/1.0\r\n\r\n")
-        self._told = RequestHead(method, "/", "1.0", (), 0)
-
-    @property
-    def has_unparsed_bytes(self) -> bool:
-        return self._gate.holds
-
-    @property
-    def unparsed_bytes(self) -> bytes:
-        return self._gate.held
-
-    @property
-    def request_line(self) -> RequestLine | None:
-        return self._gate.request_line
-
-    @property
-    def request_complete(self) -> bool:
-        return self._refusal is None and self._gate.complete
 
     @property
     def client_awaits_continue(self) -> bool:
-        return self._gate.awaits_continue and self._awaits_response
+        return self.awaits_continue and self._awaits_response
 
     # The response. What can be refused is refused before the machine is touched: once it has refused something itself,
     # it sends nothing more, not even a 500.
 
     def interim(self, status: int) -> bytes:
-        if self._told is None or not self._awaits_response:
+        if self.head is None or not self._awaits_response:
             raise ResponseError(f"{status} comes too early or too late: there is no request that awaits its response")
         assert 100 <= status < 200, "an interim response is one of 1xx"
         assert status != 101, "that is `switch_protocols`"
-        wire = self._interim(status, ())
-        self._gate.continue_said()
+        self._make_known()
+        wire = self._send_interim(status, ())
+        self.continue_said()
         return wire
 
     def switch_protocols(self, fields: Sequence[Field]) -> bytes:
-        if self._told is None or not self.request_complete or not self._awaits_response:
+        if self.head is None or not self.request_complete or not self._awaits_response:
             raise ResponseError("101 comes too early or too late: the request is not complete, or was answered")
         field_lines(fields)
-        check_switch(self._told, fields)
-        return self._interim(101, fields)
+        check_switch(self.head, fields)
+        self._make_known()
+        return self._send_interim(101, fields)
 
     def content_allowed(self, status: int) -> bool:
-        return status not in NO_CONTENT and (self._told is None or self._told.method != "HEAD")
+        return status not in NO_CONTENT and self.method != "HEAD"
 
     def respond(self, head: ResponseHead, body: Content) -> Wire:
         status, good = head.status, judged(head)
@@ -369,9 +323,9 @@ class GatedEngine(ABC):
             raise ResponseError(f"Content-Length says {length}, but the body has {len(body)} bytes; {_ADVICE}")
         start = self._begin(status, good)
         if not body or not self.content_allowed(status):
-            return Wire(start + self._end(), b"", b"")
-        before, behind = self._framed(body)
-        return Wire(start + before, body, behind + self._end())
+            return Wire(start + self._send_end(), b"", b"")
+        before, behind = self._send_data(body)
+        return Wire(start + before, body, behind + self._send_end())
 
     def start_response(self, head: ResponseHead) -> bytes:
         return self._begin(head.status, judged(head))
@@ -380,12 +334,7 @@ class GatedEngine(ABC):
         """The head of a response: the handler's fields, and behind them what the machine has added."""
         if not self._awaits_response:
             raise ResponseError("a response was begun already; a request has exactly one")
-        if self._told is None:
-            # Answered before its head is all there, since it is too slow or the server stops. No more of it is taken.
-            self._refusal = 400, "the request was answered before its head was complete"
-            self._tell_of_refused()
-        assert self._told is not None
-        method, _, version, *_ = self._told
+        method, version = self._answered()
         if method == "CONNECT" and status < 300:
             raise ResponseError(f"{status} to CONNECT would open a tunnel (RFC 9110 §9.3.6); this server has none")
         said = STATUS_LINES[status]
@@ -398,31 +347,41 @@ class GatedEngine(ABC):
         # What a client sends behind CONNECT, trusting in its tunnel, is not to be taken for requests.
         if head.closes or method == "CONNECT":
             fields.append(_CLOSE)
-        written = self._head(status, fields)
+        self._make_known()
+        written = self._send_head(status, fields)
         assert written.startswith(said), "a machine adds its own behind what it was given"
-        self._closing_ends_response = version == "1.0" and head.length is None and self.content_allowed(status)
+        self.closing_ends_response = version == "1.0" and head.length is None and self.content_allowed(status)
         return STATUS_LINES[status] + head.lines + written[len(said) :]
 
+    def _answered(self) -> tuple[str | None, str]:
+        """Method and version of the request that is answered.
+
+        If its head was refused, or is answered before it is all there, since it is too slow or the server stops, no
+        more of it is taken. Then the answer depends only on whether it may have content, and is the connection's last.
+        """
+        head = self.head
+        if head is not None:
+            return head.method, head.http_version
+        self.refuse(400, "the request was answered before its head was complete")
+        self.head_for_machine = b"%b / HTTP/1.0\r\n\r\n" % (b"HEAD" if self.method == "HEAD" else b"GET")
+        return self.method, "1.0"
+
     def send_part(self, data: Content) -> Wire:
-        if self._told is None:
+        if not self._is_told:
             raise ResponseError(NOT_IN_PROGRESS)
-        before, behind = self._framed(data)
+        before, behind = self._send_data(data)
         return Wire(before, data, behind)
 
     def end_response(self) -> bytes:
-        if self._told is None:
+        if not self._is_told:
             raise ResponseError(NOT_IN_PROGRESS)
-        return self._end()
-
-    @property
-    def closing_ends_response(self) -> bool:
-        return self._closing_ends_response
+        return self._send_end()
 
     @property
     def reusable(self) -> bool:
-        return self._refusal is None and self._gate.complete and self.keeps_alive
+        return self.request_complete and self.keeps_alive
 
     def start_next_exchange(self) -> None:
         self._start_next()
-        self._told = None
-        self._gate.start_next_request()
+        self._is_told = False
+        self.start_next_request()

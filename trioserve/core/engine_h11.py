@@ -8,8 +8,8 @@ from typing import Final
 
 import h11
 
-from trioserve.core.engine import NOT_IN_PROGRESS, TOO_LONG, TOO_SHORT, UNREADABLE, GatedEngine
-from trioserve.core.errors import RequestError, ResponseError
+from trioserve.core.engine import NOT_IN_PROGRESS, TOO_LONG, TOO_SHORT, GatedEngine
+from trioserve.core.errors import ResponseError
 from trioserve.core.limits import Limits
 from trioserve.core.messages import Content, Field
 from trioserve.core.response_head import REASONS
@@ -33,37 +33,31 @@ class H11Engine(GatedEngine):
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
-        self._renew()
-
-    def _renew(self) -> None:
         self._machine = h11.Connection(h11.SERVER)
 
     def _tell(self, head: bytes) -> None:
         machine = self._machine
         machine.receive_data(head)
-        try:
-            machine.next_event()
-            machine.next_event()  # its end
-        except h11.RemoteProtocolError as error:
-            raise RequestError(400, UNREADABLE) from error
+        machine.next_event()
+        machine.next_event()  # its end
 
     @property
     def _awaits_response(self) -> bool:
         return self._machine.our_state in _AWAITED
 
-    def _interim(self, status: int, fields: Sequence[Field]) -> bytes:
+    def _send_interim(self, status: int, fields: Sequence[Field]) -> bytes:
         reason = REASONS.get(status, b"")
         return b"".join(self._send(h11.InformationalResponse(status_code=status, headers=list(fields), reason=reason)))
 
-    def _head(self, status: int, fields: Sequence[Field]) -> bytes:
+    def _send_head(self, status: int, fields: Sequence[Field]) -> bytes:
         return b"".join(self._send(_response(status, *fields))).replace(_CLOSE_FIRST, _CLOSE_LAST)
 
-    def _framed(self, data: Content) -> tuple[bytes, bytes]:
+    def _send_data(self, data: Content) -> tuple[bytes, bytes]:
         # h11 asks no more of the data than its length, and hands it back as it is.
         parts = self._send(h11.Data(data=data))  # type: ignore[arg-type]
         return (parts[0], parts[2]) if len(parts) == 3 else (b"", b"")
 
-    def _end(self) -> bytes:
+    def _send_end(self) -> bytes:
         return b"".join(self._send(_END_OF_MESSAGE))
 
     def _send(self, event: h11.Event) -> list[bytes]:

@@ -7,8 +7,8 @@ from typing import Final, NoReturn
 
 import h11r
 
-from trioserve.core.engine import NOT_IN_PROGRESS, TOO_LONG, TOO_SHORT, UNREADABLE, GatedEngine
-from trioserve.core.errors import RequestError, ResponseError
+from trioserve.core.engine import NOT_IN_PROGRESS, TOO_LONG, TOO_SHORT, GatedEngine
+from trioserve.core.errors import ResponseError
 from trioserve.core.limits import Limits
 from trioserve.core.messages import Content, Field
 from trioserve.core.response_head import REASONS
@@ -48,27 +48,20 @@ class _Spoilt:
 class H11rEngine(GatedEngine):
     """`Engine` on h11r."""
 
-    __slots__ = ("_limits", "_machine")
+    __slots__ = ("_machine",)
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
-        self._limits = limits
-        self._renew()
-
-    def _renew(self) -> None:
         # All that it gets has passed the gate, and so our limits.
         self._machine: h11r.Connection = h11r.Connection(
-            h11r.Role.SERVER, max_head_bytes=1 << 62, max_header_count=int(min(self._limits.fields, _MAX_FIELDS))
+            h11r.Role.SERVER, max_head_bytes=1 << 62, max_header_count=int(min(limits.fields, _MAX_FIELDS))
         )
 
     def _tell(self, head: bytes) -> None:
         machine = self._machine
         machine.receive_data(head)
-        try:
-            machine.next_event()
-            machine.next_event()  # its end
-        except h11r.RemoteProtocolError as error:
-            raise RequestError(400, UNREADABLE) from error
+        machine.next_event()
+        machine.next_event()  # its end
 
     @property
     def _awaits_response(self) -> bool:
@@ -82,26 +75,26 @@ class H11rEngine(GatedEngine):
     def keeps_alive(self) -> bool:
         return self._machine.local_state is _DONE
 
-    def _interim(self, status: int, fields: Sequence[Field]) -> bytes:
+    def _send_interim(self, status: int, fields: Sequence[Field]) -> bytes:
         try:
             return self._machine.send_informational_response(status, fields, reason=REASONS.get(status, b""))
         except h11r.LocalProtocolError as error:
             self._spoil(error)
 
-    def _head(self, status: int, fields: Sequence[Field]) -> bytes:
+    def _send_head(self, status: int, fields: Sequence[Field]) -> bytes:
         try:
             return self._machine.send_response(status, fields, reason=REASONS.get(status, b""))
         except h11r.LocalProtocolError as error:
             self._spoil(error)
 
-    def _framed(self, data: Content) -> tuple[bytes, bytes]:
+    def _send_data(self, data: Content) -> tuple[bytes, bytes]:
         try:
             before, _, behind = self._machine.send_data_parts(data if type(data) is bytes else _Length(len(data)))
         except h11r.LocalProtocolError as error:
             self._spoil(error)
         return before, behind
 
-    def _end(self) -> bytes:
+    def _send_end(self) -> bytes:
         try:
             return self._machine.end_of_message()
         except h11r.LocalProtocolError as error:

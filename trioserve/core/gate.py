@@ -2,9 +2,10 @@
 
 An engine's parser is lenient, each in its own way, and what two parsers on one connection read in two ways is how
 requests are smuggled. So there is one: heads, content and trailers are read here and nowhere else, and are the same
-with every engine. Content of a known length is counted, chunked content is taken out of its chunks. An engine's own
-machine is told of a request what it acts on when it answers (`head_for_machine`): the request line, and the fields that
-say what becomes of the connection. To it no request has content.
+with every engine, which is a gate with a machine (`core.engine`). Content of a known length is counted, chunked content
+is taken out of its chunks. The machine is told of a request what it acts on when it answers, and no more
+(`head_for_machine`): whether it is HEAD or CONNECT, its version, and the fields that say what becomes of the
+connection. To the machine no request has content.
 
 Three rules hold for all of it:
 
@@ -67,8 +68,11 @@ LOOKED_AT_EARLY: Final = 256
 """Bytes of chunk extensions that are looked at before the line has an end."""
 
 _END_OF_SECTION = b"\r\n\r\n"
-_FOR_MACHINE = frozenset({b"host", b"connection", b"upgrade"})
-_ACTED_ON = FRAMING | _FOR_MACHINE | {b"expect"}
+_FOR_MACHINE = frozenset({b"connection", b"upgrade"})
+_ACTED_ON = FRAMING | _FOR_MACHINE | {b"host", b"expect"}
+# What every method is to a machine, which asks no more than how it must answer.
+_FOR_MACHINE_IS = {"HEAD": b"HEAD / HTTP/%b\r\nhost: a\r\n", "CONNECT": b"CONNECT a:1 HTTP/%b\r\nhost: a:1\r\n"}
+_ANY_OTHER = b"GET / HTTP/%b\r\nhost: a\r\n"
 _SMALL_HEAD = 2048
 _END_WITHOUT_TRAILERS = EndOfRequest(())
 _VERSIONS = (b"HTTP/1.1\r\n", b"HTTP/1.0\r\n")
@@ -96,14 +100,14 @@ class Gate:
     Attributes:
         method: the current request's method; None until it is known, also where the head is refused later.
         head: the current request's head; None until it has passed.
-        head_for_machine: as much of it as the machine is told, with its end, once it has passed.
+        head_for_machine: what the machine is told of it, once it has passed. There are not many different ones.
         awaits_continue: True if the client holds its content back until it hears 100 Continue (RFC 9110 §10.1.1).
         trailers: its trailer section, once the request has passed to its end.
     """
 
     __slots__ = (
         "_at", "_checked", "_empty_lines", "_extension_bytes", "_fields", "_held", "_left", "_limits", "_next",
-        "_surely_small", "awaits_continue", "head", "head_for_machine", "method", "trailers",
+        "_refusal", "_surely_small", "awaits_continue", "head", "head_for_machine", "method", "trailers",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
@@ -122,6 +126,8 @@ class Gate:
         # Bytes of the content, or of the chunk, that are still to come.
         self._left = 0
         self._extension_bytes = 0
+        # With which status code and words all that comes is refused.
+        self._refusal: tuple[int, str] | None = None
         self.method: str | None = None
         self.head: RequestHead | None = None
         self.head_for_machine = b""
@@ -136,13 +142,13 @@ class Gate:
             self._skip_empty_lines()
 
     @property
-    def held(self) -> bytes:
+    def unparsed_bytes(self) -> bytes:
         """The bytes that have come and not passed, but for empty lines before a request."""
         return self._held[self._at :]
 
     @property
-    def holds(self) -> bool:
-        """True if `held` is not empty. An empty line before a request begins nothing, nor does the half of one."""
+    def has_unparsed_bytes(self) -> bool:
+        """True if that is not empty. An empty line before a request begins nothing, nor does the half of one."""
         size = len(self._held) - self._at
         return size > 1 or (size == 1 and not (self._next is _HEAD and self._held.endswith(b"\r")))
 
@@ -159,13 +165,13 @@ class Gate:
         return RequestLine(*(part.decode("ascii") for part in line.groups()))
 
     @property
-    def complete(self) -> bool:
-        """True if the current request has passed to its end."""
-        return self._next is _NOTHING
+    def request_complete(self) -> bool:
+        """True if all of the current request has passed, whether its end was told or not."""
+        return self._next is _END or self._next is _NOTHING
 
     def start_next_request(self) -> None:
-        """Expect the next head. Only when the current request is `complete`."""
-        assert self._next is _NOTHING, "one request passes after another"
+        """Expect the next head. Only when the current request is complete."""
+        assert self.request_complete, "one request passes after another"
         self._next = _HEAD
         self._empty_lines = 0
         self._extension_bytes = 0
@@ -175,26 +181,36 @@ class Gate:
         if self._held:
             self._skip_empty_lines()
 
+    def refuse(self, status: int, detail: str) -> None:
+        """Let nothing pass any more."""
+        self._refusal = self._refusal or (status, detail)
+
     def continue_said(self) -> None:
         """The client has been answered: with 100 Continue, or with what makes it needless."""
         self.awaits_continue = False
 
     def next_event(self) -> RequestEvent | Waiting:
-        """The next event of the current request. NEED_DATA if more must come first, or it is `complete`.
+        """The next event of the current request. NEED_DATA if more must come first, or its end was told.
 
         Raises:
             RequestError: what comes next is no request that we serve. Nothing passes any more.
         """
+        if self._refusal is not None:
+            raise RequestError(*self._refusal)
         comes = self._next
-        if comes is _HEAD:
-            return self._head()
-        if comes is _END:
-            return self._end()
-        if comes is _CONTENT:
-            return self._content()
-        if comes is _NOTHING:
-            return NEED_DATA
-        return self._chunked_content()
+        try:
+            if comes is _HEAD:
+                return self._head()
+            if comes is _END:
+                return self._end()
+            if comes is _CONTENT:
+                return self._content()
+            if comes is _NOTHING:
+                return NEED_DATA
+            return self._chunked_content()
+        except RequestError as error:
+            self.refuse(error.status, error.detail)
+            raise
 
     def _pass(self, size: int) -> bytes:
         """Let the next bytes go, as many as are there but no more than so many."""
@@ -231,12 +247,13 @@ class Gate:
         self.method = method
         version = version.removeprefix("HTTP/")
         terms_of = _terms if end - start <= _SMALL_HEAD else _terms.__wrapped__
-        terms = terms_of(version, tuple([field for field in fields if field[0] in _ACTED_ON]))
+        for_machine = _FOR_MACHINE_IS.get(method, _ANY_OTHER)
+        terms = terms_of(for_machine, version, tuple([field for field in fields if field[0] in _ACTED_ON]))
         length = terms.content_length
         self.head = head = RequestHead(
             method, target, version, fields, length, authority_of(method, target, terms.host)
         )
-        self.head_for_machine = line[0] + terms.for_machine
+        self.head_for_machine = terms.for_machine
         self.awaits_continue = terms.awaits_continue
         self._pass_section()
         self._left = length or 0
@@ -453,7 +470,7 @@ class _Terms(NamedTuple):
         content_length: as in `RequestHead`.
         host: what Host says.
         awaits_continue: as in `Gate`.
-        for_machine: the field lines that the machine is told, and the empty line behind them.
+        for_machine: what the machine is told.
     """
 
     content_length: int | None
@@ -463,8 +480,8 @@ class _Terms(NamedTuple):
 
 
 @functools.lru_cache(128)  # with _SMALL_HEAD, half a megabyte at the very worst; and no secret is in these fields
-def _terms(http_version: str, acted_on: Sequence[Field]) -> _Terms:
-    """The terms of a head with these fields of those that are `_ACTED_ON`.
+def _terms(for_machine: bytes, http_version: str, acted_on: Sequence[Field]) -> _Terms:
+    """The terms of a head with these fields of those that are `_ACTED_ON`. What the machine is told begins as given.
 
     Raises:
         RequestError: they are none, or contradict each other.
@@ -475,5 +492,5 @@ def _terms(http_version: str, acted_on: Sequence[Field]) -> _Terms:
         length,
         host_of(http_version, acted_on),
         length != 0 and http_version != "1.0" and expects_continue(acted_on),
-        b"".join([*lines, b"\r\n"]),
+        b"".join([for_machine % http_version.encode(), *lines, b"\r\n"]),
     )
