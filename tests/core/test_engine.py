@@ -7,6 +7,7 @@ The answers are read back by a small reader of our own (`read_response`), not by
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -761,6 +762,50 @@ def test_rfc9112_6_a_whole_response_without_a_length_is_framed_as_the_client_und
     assert read_response(b"".join(wire), "GET")[2:] == (b"hello", b"")
     assert wire.payload == b"hello"
     assert engine.closing_ends_response == (request_wire is GET_10)
+
+
+@pytest.mark.parametrize("fields", [[], [CLOSE]])
+@pytest.mark.parametrize("status", [200, 204, 205, 304, 404, 500])
+@pytest.mark.parametrize(
+    "wire",
+    [
+        GET,
+        HEAD,
+        GET_10,
+        FIXED,
+        FIXED[:-1],
+        GET.replace(b"Host", b"Connection: close\r\nHost"),
+        GET.replace(b"Host", b"Connection: upgrade\r\nUpgrade: a\r\nHost"),
+        GET_10.replace(b"\r\n\r\n", b"\r\nConnection: keep-alive\r\n\r\n"),
+        GET.replace(b"Host", b"Connection: " + b"x" * 300 + b", close\r\nHost"),
+        b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n",
+        GET.replace(b"1.1", b"1.2"),
+        HEAD.replace(b"1.1", b"1.2"),
+        GET[:-2],
+    ],
+)
+def test_a_whole_response_is_what_the_machine_makes_of_it_in_parts(wire, status, fields):
+    engines = [new_engine(LIMITS) for _ in range(3)]
+    for engine in engines:
+        engine.receive_data(wire)
+        with contextlib.suppress(RequestError):
+            while engine.next_event() is not NEED_DATA:
+                pass
+    if wire.startswith(b"CONNECT") and status < 300:
+        return
+    first, again, parts = engines
+    head = ResponseHead(status, [*fields, (b"x", b"y")], () if status == 204 else [(b"content-length", b"5")])
+    body = b"" if status == 205 else b"hello"
+    sent = parts.start_response(head)
+    if parts.content_allowed(status):
+        sent += b"".join(parts.send_part(body))
+    sent += parts.end_response()
+    for engine in (first, again):
+        assert b"".join(engine.respond(head, body)) == sent
+        for fact in ("response_complete", "keeps_alive", "reusable", "closing_ends_response", "client_awaits_continue"):
+            assert getattr(engine, fact) is getattr(parts, fact), fact
+        with pytest.raises(ResponseError):
+            engine.respond(head, body)
 
 
 def test_every_part_of_a_wire_that_is_content_is_payload_and_the_rest_is_not():

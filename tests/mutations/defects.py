@@ -337,10 +337,17 @@ DEFECTS = (
         ),
     ),
     Defect(
+        "what-is-remembered-of-whole-responses-is-alike-for-all-requests",
+        "core/engine.py",
+        "        known = self.head_for_machine\n",
+        '        known = b"GET / HTTP/1.1\\r\\nhost: a\\r\\n\\r\\n"\n',
+        ("tests/core/test_engine.py::test_a_whole_response_is_what_the_machine_makes_of_it_in_parts",),
+    ),
+    Defect(
         "what-stands-behind-connect-is-served",
         "core/engine.py",
-        'if head.closes or method == "CONNECT":',
-        "if head.closes:",
+        'if closes or self.head_for_machine.startswith(b"CONNECT"):',
+        "if closes:",
         ("tests/core/test_engine.py::test_rfc9110_9_3_6_what_stands_behind_a_connect_is_not_taken_for_requests",),
     ),
     Defect(

@@ -14,16 +14,21 @@ the framing of the response, its state, and what becomes of the connection. It i
 for one of these first, as of a request without content; and of request and response it sees what its answer depends on,
 and no more.
 
+What it makes of a response that is whole, with content of a known length that is as long as it says, depends on so
+little that a machine is asked once, and what it said is remembered: how the head ends, and whether the connection goes
+on (`_whole`). Everything else, a stream, an interim response, a switch of protocols, goes through the connection's own.
+
 So the engines differ in nothing but speed, and tests hold them to it. Whatever a machine refuses by itself has been
 refused here before it is touched, but for content that is longer or shorter than its Content-Length says.
 """
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from trioserve.core.errors import ConfigError, ResponseError
 from trioserve.core.gate import Gate
@@ -170,6 +175,7 @@ NO_CONTENT: Final = frozenset({204, 205, 304})
 _WITHOUT_FRAMING: Final = frozenset({204, 304})
 _CHUNKED: Final = (b"Transfer-Encoding", b"chunked")
 _CLOSE: Final = (b"Connection", b"close")
+_MAX_REMEMBERED_SIZE: Final = 256
 _ADVICE: Final = "leave Content-Length out, or send just as much"
 
 # What a machine finds wrong with a handler's response, in words for its author.
@@ -223,12 +229,13 @@ class GatedEngine(Gate, ABC):
     A machine that has refused something sends nothing more: `response_complete` and `keeps_alive` stay false.
     """
 
-    __slots__ = ("_is_told", "closing_ends_response")
+    __slots__ = ("_is_told", "_whole", "closing_ends_response")
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
-        # The machine knows of the current request.
+        # The machine knows of the current request. It does not, if this was answered by what is remembered.
         self._is_told = False
+        self._whole: _Whole | None = None
         self.closing_ends_response = False
 
     # The machine
@@ -239,16 +246,18 @@ class GatedEngine(Gate, ABC):
 
     @property
     @abstractmethod
-    def _awaits_response(self) -> bool:
+    def _machine_awaits(self) -> bool:
         """True until a final response has begun."""
 
     @property
     @abstractmethod
-    def response_complete(self) -> bool: ...
+    def _machine_is_done(self) -> bool:
+        """True if a final response has come to its end."""
 
     @property
     @abstractmethod
-    def keeps_alive(self) -> bool: ...
+    def _machine_keeps_alive(self) -> bool:
+        """True if it is done and the connection can go on."""
 
     @abstractmethod
     def _send_interim(self, status: int, fields: Sequence[Field]) -> bytes:
@@ -317,54 +326,78 @@ class GatedEngine(Gate, ABC):
         return status not in NO_CONTENT and self.method != "HEAD"
 
     def respond(self, head: ResponseHead, body: Content) -> Wire:
-        status, good = head.status, judged(head)
-        if good.length is not None and good.length != b"%d" % len(body) and self.content_allowed(status):
-            length = good.length.decode()
-            raise ResponseError(f"Content-Length says {length}, but the body has {len(body)} bytes; {_ADVICE}")
-        start = self._begin(status, good)
-        if not body or not self.content_allowed(status):
+        status = head.status
+        lines, length, closes = good = judged(head)
+        content = body if body and self.content_allowed(status) else b""
+        if length is not None and length != b"%d" % len(content) and self.content_allowed(status):
+            raise ResponseError(f"Content-Length says {length.decode()}, but the body has {len(body)} bytes; {_ADVICE}")
+        if self._is_told or (length is None and status not in _WITHOUT_FRAMING):
+            return self._respond_in_parts(status, good, content)
+        self._check_begin(status)
+        known = self.head_for_machine
+        whole_of = _whole if len(known) <= _MAX_REMEMBERED_SIZE else _whole.__wrapped__
+        self._whole = whole = whole_of(type(self), known, status, closes)
+        return Wire(STATUS_LINES[status] + lines + whole.added, content, b"")
+
+    def _respond_in_parts(self, status: int, head: Judged, content: Content) -> Wire:
+        start = self._begin(status, head)
+        if not content:
             return Wire(start + self._send_end(), b"", b"")
-        before, behind = self._send_data(body)
-        return Wire(start + before, body, behind + self._send_end())
+        before, behind = self._send_data(content)
+        return Wire(start + before, content, behind + self._send_end())
 
     def start_response(self, head: ResponseHead) -> bytes:
         return self._begin(head.status, judged(head))
 
     def _begin(self, status: int, head: Judged) -> bytes:
         """The head of a response: the handler's fields, and behind them what the machine has added."""
+        version = self._check_begin(status)
+        framing = None
+        if head.length is not None:
+            framing = b"content-length", head.length
+        elif version == "1.1" and status not in _WITHOUT_FRAMING:
+            framing = _CHUNKED
+        added = self._added(status, framing, closes=head.closes)
+        self.closing_ends_response = version == "1.0" and head.length is None and self.content_allowed(status)
+        return STATUS_LINES[status] + head.lines + added
+
+    def _check_begin(self, status: int) -> str:
+        """See that a response with this status code can begin now. The version of the request that it answers."""
         if not self._awaits_response:
             raise ResponseError("a response was begun already; a request has exactly one")
-        method, version = self._answered()
-        if method == "CONNECT" and status < 300:
+        if self.method == "CONNECT" and status < 300:
             raise ResponseError(f"{status} to CONNECT would open a tunnel (RFC 9110 §9.3.6); this server has none")
+        if self.head is not None:
+            return self.head.http_version
+        # Its head was refused, or is answered before it is all there, since it is too slow or the server stops. No more
+        # of it is taken; the answer depends on whether it may have content, and is the connection's last.
+        self.refuse(400, "the request was answered before its head was complete")
+        self.head_for_machine = b"%b / HTTP/1.0\r\n\r\n" % (b"HEAD" if self.method == "HEAD" else b"GET")
+        return "1.0"
+
+    def _added(self, status: int, framing: Field | None, *, closes: bool) -> bytes:
+        """Begin a final response; what the machine adds behind the fields that it was given, but for a length."""
         said = STATUS_LINES[status]
         fields: list[Field] = []
-        if head.length is not None:
-            said += b"content-length: " + head.length + b"\r\n"
-            fields.append((b"content-length", head.length))
-        elif version == "1.1" and status not in _WITHOUT_FRAMING:
-            fields.append(_CHUNKED)
+        if framing is not None:
+            fields.append(framing)
+            if framing is not _CHUNKED:
+                said += b"%b: %b\r\n" % framing
         # What a client sends behind CONNECT, trusting in its tunnel, is not to be taken for requests.
-        if head.closes or method == "CONNECT":
+        if closes or self.head_for_machine.startswith(b"CONNECT"):
             fields.append(_CLOSE)
         self._make_known()
         written = self._send_head(status, fields)
         assert written.startswith(said), "a machine adds its own behind what it was given"
-        self.closing_ends_response = version == "1.0" and head.length is None and self.content_allowed(status)
-        return STATUS_LINES[status] + head.lines + written[len(said) :]
+        return written[len(said) :]
 
-    def _answered(self) -> tuple[str | None, str]:
-        """Method and version of the request that is answered.
-
-        If its head was refused, or is answered before it is all there, since it is too slow or the server stops, no
-        more of it is taken. Then the answer depends only on whether it may have content, and is the connection's last.
-        """
-        head = self.head
-        if head is not None:
-            return head.method, head.http_version
-        self.refuse(400, "the request was answered before its head was complete")
-        self.head_for_machine = b"%b / HTTP/1.0\r\n\r\n" % (b"HEAD" if self.method == "HEAD" else b"GET")
-        return self.method, "1.0"
+    def whole_to(self, head: bytes, status: int, *, closes: bool) -> _Whole:
+        """What a machine that knows of nothing makes of a whole response, to a request with this head."""
+        self.head_for_machine = head
+        # No content is as good as any that is as long as its length says.
+        framing = None if status in _WITHOUT_FRAMING else (b"content-length", b"0")
+        added = self._added(status, framing, closes=closes) + self._send_end()
+        return _Whole(added, self._machine_keeps_alive)
 
     def send_part(self, data: Content) -> Wire:
         if not self._is_told:
@@ -377,11 +410,40 @@ class GatedEngine(Gate, ABC):
             raise ResponseError(NOT_IN_PROGRESS)
         return self._send_end()
 
+    # What becomes of both
+
+    @property
+    def _awaits_response(self) -> bool:
+        return self._whole is None and self._machine_awaits
+
+    @property
+    def response_complete(self) -> bool:
+        return self._whole is not None or self._machine_is_done
+
+    @property
+    def keeps_alive(self) -> bool:
+        return self._machine_keeps_alive if self._whole is None else self._whole.keeps_alive
+
     @property
     def reusable(self) -> bool:
         return self.request_complete and self.keeps_alive
 
     def start_next_exchange(self) -> None:
-        self._start_next()
-        self._is_told = False
+        if self._is_told:
+            self._start_next()
+            self._is_told = False
+        self._whole = None
         self.start_next_request()
+
+
+class _Whole(NamedTuple):
+    """What a machine makes of a whole response: what it adds to the head, and whether the connection goes on."""
+
+    added: bytes
+    keeps_alive: bool
+
+
+@functools.lru_cache(512)  # with _MAX_REMEMBERED_SIZE, 128 KiB at the very worst; and no secret is in such a head
+def _whole(engine: Callable[[Limits], GatedEngine], head: bytes, status: int, closes: bool) -> _Whole:  # noqa: FBT001
+    """What the machine of such an engine makes of a response that is whole, to a request with this head."""
+    return engine(Limits()).whole_to(head, status, closes=closes)

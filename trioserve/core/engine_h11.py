@@ -42,7 +42,7 @@ class H11Engine(GatedEngine):
         machine.next_event()  # its end
 
     @property
-    def _awaits_response(self) -> bool:
+    def _machine_awaits(self) -> bool:
         return self._machine.our_state in _AWAITED
 
     def _send_interim(self, status: int, fields: Sequence[Field]) -> bytes:
@@ -67,11 +67,11 @@ class H11Engine(GatedEngine):
             raise ResponseError(_EXPLAINED.get(str(error), NOT_IN_PROGRESS)) from None
 
     @property
-    def response_complete(self) -> bool:
+    def _machine_is_done(self) -> bool:
         return self._machine.our_state in _COMPLETE
 
     @property
-    def keeps_alive(self) -> bool:
+    def _machine_keeps_alive(self) -> bool:
         return self._machine.our_state is h11.DONE
 
     def _start_next(self) -> None:

@@ -64,15 +64,15 @@ class H11rEngine(GatedEngine):
         machine.next_event()  # its end
 
     @property
-    def _awaits_response(self) -> bool:
+    def _machine_awaits(self) -> bool:
         return self._machine.local_state in _AWAITED
 
     @property
-    def response_complete(self) -> bool:
+    def _machine_is_done(self) -> bool:
         return self._machine.local_state in _COMPLETE
 
     @property
-    def keeps_alive(self) -> bool:
+    def _machine_keeps_alive(self) -> bool:
         return self._machine.local_state is _DONE
 
     def _send_interim(self, status: int, fields: Sequence[Field]) -> bytes:
