@@ -64,7 +64,8 @@ class Timer:
         if self._callback is not None:
             self.when = math.inf
             self._callback = None
-            self._timers.discarded()
+            if self.queued < math.inf:
+                self._timers.discarded()
 
     @property
     def is_set(self) -> bool:
@@ -157,7 +158,7 @@ class Timers:
             self._sleep.deadline = when
 
     def discarded(self) -> None:
-        """One more timer of the heap may be of no use. For `Timer`."""
+        """One more timer of the heap is of no use. For `Timer`."""
         self._discards += 1
         if self._discards > _SMALL and self._discards * 2 > len(self._heap):
             self._heap = [entry for entry in self._heap if not entry[2].is_discarded]
