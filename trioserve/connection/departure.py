@@ -141,7 +141,6 @@ class Departure:
         self._situation = _closed
         self._probe = self._overdue = _nothing
         self.cancelled = True
-        self.scope.cancel(reason="the connection is closed")
 
     def _carry_out(self, verdict: Verdict, rules: ClientRules) -> None:
         if self._timer.is_discarded:

@@ -200,6 +200,7 @@ class SocketTransport:
         "_sent_bytes",
         "_sock",
         "_spool",
+        "_waits",
         "_watch",
         "client",
     )
@@ -225,6 +226,8 @@ class SocketTransport:
         self._receive_buffer_claim = 0
         # All bytes ever handed over.
         self._sent_bytes = 0
+        # How many tasks wait on the socket: trio is told of its end for them alone, which costs as much as a send.
+        self._waits = 0
 
     def receive_nowait(self) -> bytes | None:
         if self._spool.size:
@@ -254,10 +257,13 @@ class SocketTransport:
         if self._spool.size:
             await trio.lowlevel.checkpoint()
             return
+        self._waits += 1
         try:
             await trio.lowlevel.wait_readable(self._sock)
         except trio.ClosedResourceError:
             raise Interrupted from None
+        finally:
+            self._waits -= 1
 
     def send_nowait(self, data: Run, *behind: Run) -> int:
         if isinstance(data, FileSlice):
@@ -293,10 +299,13 @@ class SocketTransport:
         return sent
 
     async def wait_writable(self) -> None:
+        self._waits += 1
         try:
             await trio.lowlevel.wait_writable(self._sock)
         except trio.ClosedResourceError:
             raise Interrupted from None
+        finally:
+            self._waits -= 1
 
     def watch(self, on_hangup: OnHangup) -> None:
         if self._watch is not None:
@@ -381,7 +390,7 @@ class SocketTransport:
         return self._sent_bytes - (self.unacked_bytes() or 0)
 
     def interrupt(self) -> None:
-        if self._sock.fileno() != -1:
+        if self._waits and self._sock.fileno() != -1:
             trio.lowlevel.notify_closing(self._sock)
 
     def send_eof(self) -> None:
@@ -393,7 +402,7 @@ class SocketTransport:
     def close(self) -> None:
         if self._sock.fileno() == -1:
             return
-        trio.lowlevel.notify_closing(self._sock)
+        self.interrupt()
         if self._watch is not None and self._on_hangup is not None:
             self._watch.remove(self._sock.fileno())
         self._on_hangup = self._on_bytes = None
