@@ -156,8 +156,7 @@ class Connection:
             await self._serve_exchange(exchange, head)
             if self.departure.end is not None:
                 return
-            await self._read_rest_of_request()
-            if self._closing or not self.engine.reusable:
+            if not (self.engine.reusable or await self._rest_is_read()) or self._closing:
                 return
             self.engine.start_next_exchange()
             self.exchange = None
@@ -218,12 +217,19 @@ class Connection:
         self.transport.look()
         if self.departure.cancelled:
             return  # a client that has left already does not get its handler started
-        self._start_clocks(endpoint)
+        deadline = endpoint.rules.deadline
+        if deadline is None:
+            deadline = self.context.deadlines.handler
+        if deadline < math.inf:
+            self._handler_deadline.set(self.now() + deadline)
+        self._unread_delay.begin(self)
         self._endpoint_runs = True
         try:
             await endpoint(exchange)
         finally:
-            self._endpoint_ended()
+            self._endpoint_runs = False
+            while self._waits_for_endpoint:
+                self._waits_for_endpoint.pop(0)()
         if exchange.completed_at is None:
             await exchange.settle()
 
@@ -285,10 +291,12 @@ class Connection:
         exchange.report_refusal(error)
         await self._answer_error(exchange, error)
 
-    async def _read_rest_of_request(self) -> None:
-        """Read and throw away what is left of the body, up to a bound in size and time, to keep the connection."""
+    async def _rest_is_read(self) -> bool:
+        """Read and throw away what is left of the body, up to a bound in size and time, to keep the connection; says
+        whether it can be kept.
+        """
         if self.engine.request_complete or not self.engine.keeps_alive:
-            return
+            return False
         left = self.context.limits.unread_body
         try:
             # In total, and not per byte: nobody is waiting for these bytes.
@@ -299,6 +307,7 @@ class Connection:
                         left -= len(event.data)
         except RequestError:
             pass  # its answer is out already; the engine is not reusable any more
+        return self.engine.reusable
 
     # While an exchange is under way
 
@@ -322,14 +331,6 @@ class Connection:
         return not self.engine.client_awaits_continue and (
             exchange.request_bytes_left <= self.context.limits.unread_body
         )
-
-    def _start_clocks(self, endpoint: Endpoint) -> None:
-        deadline = endpoint.rules.deadline
-        if deadline is None:
-            deadline = self.context.deadlines.handler
-        if deadline < math.inf:
-            self._handler_deadline.set(self.now() + deadline)
-        self._unread_delay.begin(self)
 
     def exchange_completed(self, exchange: ServedExchange) -> None:
         """The response was handed whole to the transport."""
@@ -368,11 +369,6 @@ class Connection:
             self._waits_for_endpoint.append(lambda: self._client_hung_up(cause))
         else:
             self.departure.hung_up(cause)
-
-    def _endpoint_ended(self) -> None:
-        self._endpoint_runs = False
-        while self._waits_for_endpoint:
-            self._waits_for_endpoint.pop(0)()
 
     @property
     def _clears_up(self) -> bool:
