@@ -517,7 +517,7 @@ DEFECTS = (
     Defect(
         "a-blocked-send-writes-on-after-the-departure",
         "connection/sender.py",
-        "                if self._departure.end is not None:\n",
+        "                if self._departure.lifecycle.ended is not None:\n",
         "                if self._departure.cancelled:\n",
         ("tests/lifecycle/test_orders.py::test_under_finish_a_blocked_send_writes_nothing_more_after_the_departure",),
     ),
@@ -567,7 +567,7 @@ DEFECTS = (
     Defect(
         "a-response-that-was-thrown-away-is-complete",
         "connection/exchange.py",
-        "        if self._connection.departure.end is None:\n            self._complete()",
+        "        if self._connection.departure.lifecycle.ended is None:\n            self._complete()",
         "        self._complete()",
         (
             "tests/lifecycle/test_orders.py::test_under_finish_a_whole_response_that_is_blocked_when_its_client_leaves_is_abandoned",
@@ -592,14 +592,14 @@ DEFECTS = (
     Defect(
         "one-who-left-is-asked-for-its-body",
         "connection/exchange.py",
-        "if self._connection.engine.client_awaits_continue and self._connection.departure.end is None:",
+        "if self._connection.engine.client_awaits_continue and self._connection.departure.lifecycle.ended is None:",
         "if self._connection.engine.client_awaits_continue:",
         ("tests/lifecycle/test_orders.py::test_nobody_is_asked_for_a_body_after_the_departure",),
     ),
     Defect(
         "a-failure-while-unwinding-is-logged",
         "connection/exchange.py",
-        "        self.exception = error\n        if self._connection.departure.end is None:\n",
+        "        self.exception = error\n        if self._connection.departure.lifecycle.ended is None:\n",
         "        self.exception = error\n        if not self.completed:\n",
         ("tests/lifecycle/test_giving_up.py::test_a_failure_while_unwinding_is_told_by_the_record_and_not_logged",),
     ),

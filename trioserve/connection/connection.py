@@ -154,7 +154,7 @@ class Connection:
                 return
             exchange = self._begin_exchange(head)
             await self._serve_exchange(exchange, head)
-            if self.departure.end is not None:
+            if self.departure.lifecycle.ended is not None:
                 return
             if not (self.engine.reusable or await self._rest_is_read()) or self._closing:
                 return
@@ -278,7 +278,7 @@ class Connection:
 
     async def _handler_failed(self, exchange: ServedExchange, error: BaseException) -> None:
         exchange.report_failure(error)
-        if self.departure.end is not None:
+        if self.departure.lifecycle.ended is not None:
             return  # it failed while it was being stopped, or ran on without a client: the record tells
         if exchange.response is not None:
             self.departure.give_up(Cause.HANDLER_FAILED)
@@ -320,7 +320,7 @@ class Connection:
         return (
             self._closing
             or self.context.draining
-            or self.departure.end is not None
+            or self.departure.lifecycle.ended is not None
             or exchange.number >= self.context.limits.requests
             or not (self.engine.request_complete or self._rest_may_be_read(exchange))
         )
@@ -352,7 +352,7 @@ class Connection:
             self.transport.watch_unread(self._bytes_lie_unread)
 
     def _bytes_lie_unread(self) -> None:
-        if self.reader.waiting or self.departure.end is not None:
+        if self.reader.waiting or self.departure.lifecycle.ended is not None:
             return
         try:
             self.transport.absorb()
@@ -411,7 +411,7 @@ class Connection:
     @property
     def idle_since(self) -> float | None:
         """Since when a request is waited for of which nothing has come; None if that is not so."""
-        if self.phase is not Phase.IDLE or self.departure.end is not None or not self.reader.waiting:
+        if self.phase is not Phase.IDLE or self.departure.lifecycle.ended is not None or not self.reader.waiting:
             return None
         return self.reader.head_awaited_since
 
@@ -458,7 +458,7 @@ class Connection:
 
     def _broke_out(self, error: BaseException) -> None:
         """Something came out of the scope that is not our own cancellation."""
-        if self.departure.end is None:
+        if self.departure.lifecycle.ended is None:
             if is_failure(error):
                 self.context.reporter.internal_error(error)
                 self.departure.give_up(Cause.HANDLER_FAILED)
@@ -477,7 +477,7 @@ class Connection:
             # When a crowd leaves at once, every handler is stopped before the first record is made.
             await trio.lowlevel.cancel_shielded_checkpoint()
         self.departure.unwound()
-        exchange, end = self.exchange, self.departure.end
+        exchange, end = self.exchange, self.departure.lifecycle.ended
         if end is not None and end.phase is Phase.HEAD:
             exchange = self._begin_exchange(None)
         try:
@@ -542,7 +542,7 @@ class Connection:
         It would look like the response's regular end, where that has no other; and to a client that takes nothing,
         what is queued for it would stay in the kernel's memory.
         """
-        end = self.departure.end
+        end = self.departure.lifecycle.ended
         return self.engine.closing_ends_response or (end is not None and end.cause in CLIENT_SLOW)
 
     def _abandoned_status(self, end: End) -> int:

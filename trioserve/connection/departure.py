@@ -19,7 +19,7 @@ import trio
 from trioserve.connection.timers import Timers
 from trioserve.connection.transport import Transport
 from trioserve.core.errors import ClientGone
-from trioserve.core.lifecycle import CANCEL, Cause, ClientRules, End, HalfClose, Lifecycle, Peer, Phase, Verdict
+from trioserve.core.lifecycle import CANCEL, Cause, ClientRules, HalfClose, Lifecycle, Peer, Phase, Verdict
 
 
 class Departure:
@@ -32,7 +32,6 @@ class Departure:
     """
 
     __slots__ = (
-        "_lifecycle",
         "_overdue",
         "_probe",
         "_situation",
@@ -40,6 +39,7 @@ class Departure:
         "_transport",
         "_unwind",
         "cancelled",
+        "lifecycle",
         "scope",
         "unacked_bytes",
     )
@@ -59,7 +59,9 @@ class Departure:
         # whether a deadline has passed, each time, and there is none.
         self.cancelled = False
         self._transport = transport
-        self._lifecycle = Lifecycle()
+        # The judge. `lifecycle.ended` is the decisive event, None while all is well, and may be asked for by everybody;
+        # told it is here alone.
+        self.lifecycle = Lifecycle()
         self._situation = situation
         self._probe = probe
         self._overdue = overdue
@@ -70,24 +72,19 @@ class Departure:
         self.unacked_bytes: int | None = None
 
     @property
-    def end(self) -> End | None:
-        """The decisive event; None while all is well."""
-        return self._lifecycle.ended
-
-    @property
     def owes_answer(self) -> bool:
         """True if the end's status code is to be sent."""
-        return self._lifecycle.owes_answer
+        return self.lifecycle.owes_answer
 
     @property
     def client_left(self) -> bool:
         """True if the client is known to be gone, whatever ended the exchange."""
-        return self._lifecycle.peer is Peer.GONE
+        return self.lifecycle.peer is Peer.GONE
 
     @property
     def discarding(self) -> bool:
         """True while the client is gone and the handler may run on: what it sends is thrown away."""
-        return self.end is not None and not self.cancelled
+        return self.lifecycle.ended is not None and not self.cancelled
 
     @property
     def cancelled_for(self) -> str | None:
@@ -97,24 +94,24 @@ class Departure:
     def hung_up(self, cause: Cause) -> None:
         """Out-of-band news of the peer: from the watch, or from a failed send or receive."""
         phase, rules = self._situation()
-        self._carry_out(self._lifecycle.peer_hung_up(cause, phase, trio.current_time(), rules), rules)
+        self._carry_out(self.lifecycle.peer_hung_up(cause, phase, trio.current_time(), rules), rules)
 
     def reader_rests(self) -> None:
         """Nobody reads on for now, as when a handler is about to start: is there news of the peer not judged yet?"""
-        if self._lifecycle.peer is Peer.OPEN:
+        if self.lifecycle.peer is Peer.OPEN:
             return  # the usual case, and the only one for which a request pays
         phase, rules = self._situation()
-        self._carry_out(self._lifecycle.reader_rests(phase, trio.current_time(), rules), rules)
+        self._carry_out(self.lifecycle.reader_rests(phase, trio.current_time(), rules), rules)
 
     def input_ended(self) -> None:
         """The reader needed more and met the peer's FIN."""
         phase, rules = self._situation()
-        self._carry_out(self._lifecycle.input_ended(phase, trio.current_time(), rules), rules)
+        self._carry_out(self.lifecycle.input_ended(phase, trio.current_time(), rules), rules)
 
     def give_up(self, cause: Cause) -> None:
         """We end it."""
         phase, rules = self._situation()
-        self._carry_out(self._lifecycle.gave_up(cause, phase, trio.current_time()), rules)
+        self._carry_out(self.lifecycle.gave_up(cause, phase, trio.current_time()), rules)
 
     async def checkpoint(self) -> None:
         """Where an end has come, leave the handler: by its cancellation, or by an error if a shield holds that off.
@@ -176,9 +173,9 @@ class Departure:
             self._cancel()
 
     def _reason(self) -> str:
-        if self.end is None:
+        if self.lifecycle.ended is None:
             return "the connection is closed"
-        cause, phase, _ = self.end
+        cause, phase, _ = self.lifecycle.ended
         who = "the client left or was too slow" if cause.by == "client" else "the server gave up"
         return f"{who}: {cause} in phase {phase}"
 

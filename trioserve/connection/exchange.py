@@ -226,7 +226,7 @@ class ServedExchange:
             return self._early_parts.popleft()
         if self._connection.engine.request_complete:
             return b""
-        if self._connection.engine.client_awaits_continue and self._connection.departure.end is None:
+        if self._connection.engine.client_awaits_continue and self._connection.departure.lifecycle.ended is None:
             self.send_continue()
         try:
             event = await self._connection.reader.body_event()
@@ -259,9 +259,10 @@ class ServedExchange:
         if self.ended:
             await self._throw_away()
             return
-        await self._connection.sender.ready()
-        wire = self._begin_whole(status, fields, body)
-        await self._connection.sender.send(wire)
+        sender = self._connection.sender
+        if not sender.is_ready:
+            await sender.ready()
+        await sender.send(self._begin_whole(status, fields, body))
         self._complete_unless_ended()
 
     def answer_now(self, status: int, fields: Sequence[Field], body: bytes) -> None:
@@ -277,7 +278,7 @@ class ServedExchange:
         await self._connection.sender.ready()
         head = self._head_of_response(status, fields)
         data = self._connection.engine.start_response(head)
-        self._begun(head, len(data))
+        self.response, self._response_head_size = head, len(data)
         await self._connection.sender.send(Wire(data, b"", b""))
 
     async def send_part(self, data: Content) -> None:
@@ -339,7 +340,7 @@ class ServedExchange:
         self._check_nothing_begun()
         engine = self._connection.engine
         data = engine.switch_protocols(fields)
-        self._begun(ResponseHead(_SWITCHING_PROTOCOLS, fields), len(data))
+        self.response, self._response_head_size = ResponseHead(_SWITCHING_PROTOCOLS, fields), len(data)
         self._last_words = last_words
         if engine.has_unparsed_bytes:
             self._take_early(engine.unparsed_bytes)
@@ -424,7 +425,7 @@ class ServedExchange:
         length = () if status in NO_CONTENT else ((b"content-length", b"%d" % len(body)),)
         head = self._head_of_response(status, fields, *length)
         wire = self._connection.engine.respond(head, body)
-        self._begun(head, len(wire.prefix))
+        self.response, self._response_head_size = head, len(wire.prefix)
         return wire
 
     def _head_of_response(self, status: int, fields: Sequence[Field], *defaults: Field) -> ResponseHead:
@@ -434,26 +435,18 @@ class ServedExchange:
         return ResponseHead(status, fields, (*defaults, (b"date", self._connection.context.date())))
 
     def _check_nothing_begun(self) -> None:
-        if self.response is not None or not self._is_current:
+        if self.response is not None or self._connection.exchange is not self:
             raise ResponseError("a response was begun already; an exchange has exactly one")
 
-    def _begun(self, head: ResponseHead, head_size: int) -> None:
-        self.response = head
-        self._response_head_size = head_size
-
     def _response_in_progress(self) -> ResponseHead:
-        if self.response is None or not self._is_current or self._connection.engine.response_complete:
+        # Nor is there, for this exchange, once the connection has gone on to its next.
+        if self.response is None or self._connection.exchange is not self or self._connection.engine.response_complete:
             raise ResponseError("there is no response in progress: start one first, and send nothing after its end")
         return self.response
 
-    @property
-    def _is_current(self) -> bool:
-        """False once the connection has gone on to its next exchange."""
-        return self._connection.exchange is self
-
     def _complete_unless_ended(self) -> None:
         # If the client left and the handler ran on, the response was thrown away.
-        if self._connection.departure.end is None:
+        if self._connection.departure.lifecycle.ended is None:
             self._complete()
 
     def _complete(self) -> None:
@@ -466,7 +459,7 @@ class ServedExchange:
 
     @property
     def ended(self) -> bool:
-        return self._connection.departure.end is not None
+        return self._connection.departure.lifecycle.ended is not None
 
     @property
     def cancelled_for(self) -> str | None:
@@ -486,7 +479,7 @@ class ServedExchange:
 
     def report_failure(self, error: BaseException) -> None:
         self.exception = error
-        if self._connection.departure.end is None:
+        if self._connection.departure.lifecycle.ended is None:
             self._connection.context.reporter.handler_failed(self.head, self.route, error)
 
     # What the records tell

@@ -165,7 +165,7 @@ class Sender:
         self._busy = True
         try:
             while self._unsent:
-                if self._departure.end is not None:
+                if self._departure.lifecycle.ended is not None:
                     # Also if there is room: the news may have come in the moment in which a wait for it was over.
                     await self._after_the_end()
                 elif not self._try_push():
@@ -213,7 +213,7 @@ class Sender:
         """
         self._waits_since = trio.current_time()
         self._look()
-        if self._departure.end is not None:
+        if self._departure.lifecycle.ended is not None:
             return  # our patience was at its end before, and nobody could interrupt a wait that had not begun
         try:
             await self._transport.wait_writable()
