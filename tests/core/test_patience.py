@@ -64,13 +64,6 @@ def test_it_has_no_end_where_there_is_no_stall(rate):
     assert patience.left == math.inf
 
 
-def test_for_another_request_it_is_renewed():
-    patience = Patience(CAPACITY, RATE)
-    patience.waited(9)
-    patience.renew()
-    assert patience.left == CAPACITY
-
-
 waits = st.lists(st.tuples(st.floats(0, 20), st.integers(1, 3000)), max_size=50)
 
 

@@ -41,7 +41,3 @@ class Patience:
         # No rate: then each byte makes good for all the time that it took.
         filled = self.left + size / self._rate if self._rate < math.inf else math.inf
         self.left = min(filled, self._capacity)
-
-    def renew(self) -> None:
-        """What was is forgotten: another request begins."""
-        self.left = self._capacity
