@@ -14,7 +14,7 @@ from trioserve.core.errors import HTTPError, ResponseError
 from trioserve.core.fields import SERVERS_OWN, field_of
 from trioserve.core.limits import Limits
 from trioserve.core.messages import EndOfRequest, Field, ResponseHead
-from trioserve.core.response_head import field_lines, judged
+from trioserve.core.response_head import MAX_REMEMBERED, MAX_REMEMBERED_SIZE, _remembered, field_lines, judged
 
 TYPE = (b"content-type", b"text/plain")
 LENGTH = (b"content-length", b"5")
@@ -62,6 +62,38 @@ def test_rfc9110_5_1_a_name_that_is_no_token_is_refused(name):
         sent(200, [TYPE, (name, b"x")])
     with pytest.raises(ResponseError, match=r"5\.1"):
         field_lines([(name, b"x")])
+
+
+@pytest.mark.parametrize(("name", "remembered"), [(b"Server", True), (b"Set-Cookie", False), (b"Location", False)])
+def test_a_line_is_remembered_only_of_a_field_that_has_no_secret_and_only_if_it_is_short(name, remembered):
+    _remembered.clear()
+    field, long = (name, b"a"), (name, b"a" * MAX_REMEMBERED_SIZE)
+    for _ in range(2):
+        assert sent(200, [field, long]) == [(name.lower(), field[1]), (name.lower(), long[1])]
+    assert (field in _remembered) is remembered
+    assert long not in _remembered
+
+
+def test_no_more_lines_are_remembered_than_there_may_be():
+    for number in range(3 * MAX_REMEMBERED):
+        sent(200, [(b"server", b"%d" % number)])
+        assert len(_remembered) <= MAX_REMEMBERED
+    assert sent(200, [(b"server", b"0")]) == [(b"server", b"0")]
+
+
+@given(
+    fields=st.lists(st.tuples(st.sampled_from([b"Server", b"content-type", b"x", b"date"]), st.binary(max_size=3))),
+    defaults=st.sampled_from([(), ((b"server", b"a"), (b"date", b"b"))]),
+)
+def test_what_is_remembered_changes_nothing(fields, defaults):
+    _remembered.clear()
+    results = []
+    for _ in range(2):
+        try:
+            results.append(sent(200, fields, defaults))
+        except ResponseError as error:
+            results.append(str(error))
+    assert results[0] == results[1]
 
 
 def test_rfc9110_5_1_names_are_sent_in_lower_case():

@@ -8,7 +8,11 @@ What it may say of the connection is that it is to be closed.
 Fields that contradict the status code are put right where that can mean one thing only: 204 has no Content-Length,
 205 has one of zero.
 
-All of it is done in one sweep over the fields, and the lines are looked at once, together.
+All of it is done in one sweep over the fields. Most responses say what others have said, so the lines of some fields
+are remembered with their names, and saying one again is a look into a dictionary. What holds of the lines of requests
+(`core.field_section`) holds of that too: what is remembered is a function of the field alone; no secret is, only lines
+of the fields in `_REMEMBERED`, which say what kind of thing a response is and never to whom or where; and there is a
+bound, at which all is forgotten.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
@@ -25,15 +30,29 @@ from trioserve.core.messages import Field, ResponseHead
 
 _NO_CONTENT, _RESET_CONTENT, _UPGRADE_REQUIRED = 204, 205, 426
 _WITHOUT_LENGTH = frozenset({_NO_CONTENT, _RESET_CONTENT})
+_NO_OPTIONS: Final[frozenset[bytes]] = frozenset()
 _JUDGED = frozenset({b"connection", b"upgrade", b"content-length", *SERVERS_OWN})
 
 REASONS: Final = {status.value: phrase(status).encode("ascii") for status in HTTPStatus}
 STATUS_LINES: Final = {status: b"HTTP/1.1 %d %b\r\n" % (status, REASONS.get(status, b"")) for status in range(200, 600)}
 """The status lines of final responses (RFC 9112 §4)."""
 
+MAX_REMEMBERED: Final = 512
+MAX_REMEMBERED_SIZE: Final = 256
+
+_REMEMBERED: Final = frozenset({
+    b"accept-ranges", b"access-control-allow-credentials", b"access-control-allow-headers",
+    b"access-control-allow-methods", b"access-control-allow-origin", b"access-control-expose-headers",
+    b"access-control-max-age", b"allow", b"cache-control", b"content-encoding", b"content-language", b"content-length",
+    b"content-type", b"date", b"permissions-policy", b"pragma", b"referrer-policy", b"server",
+    b"strict-transport-security", b"vary", b"x-content-type-options", b"x-frame-options",
+})  # fmt: skip
+
+_remembered: dict[Field, tuple[bytes, bytes]] = {}
+
 _NAME = re.compile(TOKEN.encode())
-# Field lines with values as they must be (RFC 9110 §5.5). Names are known to be good, so the first colon ends one.
-_LINES = re.compile(rb"(?:[^:]++: (?![ \t])[\t\x20-\x7e\x80-\xff]*+\r\n(?<![ \t]\r\n))*+")
+# A line with a value as it must be (RFC 9110 §5.5). The name is known to be good, so the first colon ends it.
+_LINE = re.compile(rb"[^:]++: (?![ \t])[\t\x20-\x7e\x80-\xff]*+\r\n(?<![ \t]\r\n)")
 # No more digits than any machine can count with, and no zeros before them.
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
 
@@ -50,7 +69,7 @@ class Judged(NamedTuple):
     closes: bool
 
 
-def judged(head: ResponseHead) -> Judged:
+def judged(head: ResponseHead) -> Judged:  # noqa: C901 - one sweep that reads top to bottom
     """The head of a final response as it is sent: names in lower case, and Connection put in order.
 
     Raises:
@@ -61,40 +80,35 @@ def judged(head: ResponseHead) -> Judged:
     if status not in STATUS_LINES:
         raise ResponseError(f"{status} is not the status code of a response; give one from 200 to 599")
     length: bytes | None = None
-    options: set[bytes] | None = None
+    options: frozenset[bytes] = _NO_OPTIONS
     lines: list[bytes] = []
-    for name, value in _with_defaults(head):
-        if name in _JUDGED:
+    said: list[bytes] = []
+    left_out: Sequence[bytes] = ()
+    for fields in (head.fields, head.defaults):
+        for field in fields:
+            name, line = _remembered.get(field) or _line(field)
+            if name in left_out:
+                continue
+            said.append(name)
             if name == b"content-length":
                 if status in _WITHOUT_LENGTH:
                     continue
-                _check_length(value, length)
-                length = value
-            elif name == b"connection":
-                options = _options(value) | (options or set())
-                continue
-            else:
-                _check_upgrade(name, status)
-                options = {b"upgrade"} | (options or set())
-        lines.append(name + b": " + value)
+                length = _only_length(field[1], length)
+            elif name in _JUDGED:
+                options |= _options(name, field[1], status)
+                if name == b"connection":
+                    continue
+                _check_value(line)
+            lines.append(line)
+        left_out = said  # what the handler has said is not said by default
     if status == _RESET_CONTENT:
         length = b"0"
-        lines.append(b"content-length: 0")
-    if options is None:
-        return Judged(_good(lines), length, False)  # noqa: FBT003 - a named tuple's
-    _check_options(options, status)
-    if b"upgrade" in options:
-        lines.append(b"connection: upgrade")
-    return Judged(_good(lines), length, b"close" in options)
-
-
-def _with_defaults(head: ResponseHead) -> list[Field]:
-    """The fields with their names in lower case, and behind them the defaults that are missing."""
-    fields = [(_lowered(name), value) for name, value in head.fields]
-    if head.defaults:
-        names = [name for name, _ in fields]
-        fields += [field for field in head.defaults if field[0] not in names]
-    return fields
+        lines.append(b"content-length: 0\r\n")
+    if options:
+        _check_options(options, status)
+        if b"upgrade" in options:
+            lines.append(b"connection: upgrade\r\n")
+    return Judged(b"".join(lines), length, b"close" in options)
 
 
 def field_lines(fields: Sequence[Field]) -> bytes:
@@ -103,41 +117,64 @@ def field_lines(fields: Sequence[Field]) -> bytes:
     Raises:
         ResponseError: one of them is malformed.
     """
-    return _good([_lowered(name) + b": " + value for name, value in fields])
+    lines = [b"%b: %b\r\n" % (_lowered(name), value) for name, value in fields]
+    for line in lines:
+        _check_value(line)
+    return b"".join(lines)
+
+
+def _line(field: Field) -> tuple[bytes, bytes]:
+    """A field's name as it is sent (RFC 9110 §5.1), and its line with its end. It is good, if it is not yet judged.
+
+    Raises:
+        ResponseError: it is malformed.
+    """
+    name = _lowered(field[0])
+    line = b"%b: %b\r\n" % (name, field[1])
+    if name not in _JUDGED:
+        _check_value(line)
+    if name in _REMEMBERED and len(line) <= MAX_REMEMBERED_SIZE:
+        if len(_remembered) >= MAX_REMEMBERED:
+            _remembered.clear()
+        _remembered[field] = name, line
+    return name, line
+
+
+def _check_value(line: bytes) -> None:
+    """See that a line whose name is good has a value that is good (RFC 9110 §5.5)."""
+    if not _LINE.fullmatch(line):
+        raise ResponseError(
+            f"the response has a field that HTTP cannot carry: {line[:-2]!r}; its value has a control character, or "
+            "white space at an end (RFC 9110 §5.5)"
+        )
 
 
 @functools.lru_cache(1024)
 def _lowered(name: bytes) -> bytes:
-    """A field's name as it is sent (RFC 9110 §5.1). There are not many, so each is looked at once."""
+    """A field's name as it is sent. There are not many, so each is looked at once."""
     if not _NAME.fullmatch(name):
         raise ResponseError(f"{name!r} is no name of a response header (RFC 9110 §5.1)")
     return name.lower()
 
 
-def _good(lines: Sequence[bytes]) -> bytes:
-    """Lines whose names are good, with their ends, if their values are good too (RFC 9110 §5.5)."""
-    joined = b"\r\n".join([*lines, b""])
-    # A value with a line break in it would be two good lines.
-    if not _LINES.fullmatch(joined) or joined.count(b"\n") != len(lines):
-        wrong = next(line for line in lines if b"\n" in line or not _LINES.fullmatch(line + b"\r\n"))
-        raise ResponseError(
-            f"the response has a field that HTTP cannot carry: {wrong!r}; its value has a control character, or white "
-            "space at an end (RFC 9110 §5.5)"
-        )
-    return joined
-
-
-def _check_length(value: bytes, before: bytes | None) -> None:
-    """See that a response announces one length."""
+def _only_length(value: bytes, before: bytes | None) -> bytes:
+    """The length that a response announces, if it announces one."""
     if before is not None or not _LENGTH.fullmatch(value):
         raise ResponseError(
             f"the response's Content-Length is {value[:20]!r}, not one number of bytes; leave it out, and the server "
             "sets it where it knows the length"
         )
+    return value
 
 
-def _check_upgrade(name: bytes, status: int) -> None:
-    """See that a field that is not the handler's to set is Upgrade in a 426."""
+def _options(name: bytes, value: bytes, status: int) -> AbstractSet[bytes]:
+    """The options in a Connection field (RFC 9110 §7.6.1), or the one that Upgrade in a 426 needs.
+
+    Raises:
+        ResponseError: the field is not the handler's to set.
+    """
+    if name == b"connection":
+        return {option.strip(b" \t").lower() for option in value.split(b",")} - {b""}
     if name != b"upgrade":
         raise ResponseError(f"the response has {name.decode()}; {SERVERS_OWN[name]}")
     if status != _UPGRADE_REQUIRED:
@@ -145,14 +182,10 @@ def _check_upgrade(name: bytes, status: int) -> None:
             "the response has upgrade; leave it out, as only a 426 says to which protocol a client must change "
             "(RFC 9110 §15.5.22), and only the server changes it"
         )
+    return {b"upgrade"}
 
 
-def _options(value: bytes) -> set[bytes]:
-    """The options in a Connection field (RFC 9110 §7.6.1)."""
-    return {option.strip(b" \t").lower() for option in value.split(b",")} - {b""}
-
-
-def _check_options(options: set[bytes], status: int) -> None:
+def _check_options(options: AbstractSet[bytes], status: int) -> None:
     """See that connection options are the handler's to set."""
     if wrong := options - ({b"close", b"upgrade"} if status == _UPGRADE_REQUIRED else {b"close"}):
         raise ResponseError(
