@@ -242,7 +242,7 @@ class Connection:
             check_expectations(head)
             if head.content_length != 0:
                 check_size(head, exchange.max_body)
-            exchange.take_early_parts()
+                exchange.take_early_parts()
         except RequestError as error:
             self.close_after_exchange()
             exchange.report_refusal(error)

@@ -138,7 +138,7 @@ class Gate:
         """Take in bytes from the peer."""
         self._held = self._held[self._at :] + data if self._held else data
         self._at = 0
-        if self._next is _HEAD:
+        if self._next is _HEAD and self._held.startswith(b"\r"):
             self._skip_empty_lines()
 
     @property
@@ -245,7 +245,7 @@ class Gate:
         self._checked = end + 2 - start
         method, target, version = line[0].decode("ascii").split()
         self.method = method
-        version = version.removeprefix("HTTP/")
+        version = version[5:]  # behind HTTP/
         terms_of = _terms if end - start <= _SMALL_HEAD else _terms.__wrapped__
         for_machine = _FOR_MACHINE_IS.get(method, _ANY_OTHER)
         terms = terms_of(for_machine, version, tuple([field for field in fields if field[0] in _ACTED_ON]))
