@@ -328,14 +328,16 @@ class App(Router):
     def endpoint(self, head: RequestHead) -> Endpoint:
         """The endpoint for a request: its route, or one that answers for want of one."""
         method, target = head.method, head.target
+        # Where no WebSocket is served, its wish is ignored (RFC 9110 §7.8).
+        wants_socket = UPGRADE in self._table.methods and is_websocket_upgrade(head)
+        if not wants_socket and (plain := self._table.plain.get((method, target))) is not None:
+            return plain.route.plain_call
         if is_for_server(method, target):
             return self._answering(self._telling_methods())
         path = path_of(target)
-        match = self._table.find(method, path)
-        if UPGRADE in self._table.methods and is_websocket_upgrade(head):
-            # Where no WebSocket is served, its wish is ignored (RFC 9110 §7.8).
-            socket = self._table.find(UPGRADE, path)
-            match = match if isinstance(socket, NoMatch) else socket
+        match = self._table.find(UPGRADE, path) if wants_socket else None
+        if match is None or isinstance(match, NoMatch):
+            match = self._table.find(method, path)
         if isinstance(match, NoMatch):
             return self._answering(self._without(head, match))
         route, parameters = match

@@ -332,7 +332,6 @@ class NoMatch(NamedTuple):
 class _Leaf(NamedTuple, Generic[R]):
     pattern: Pattern
     route: R
-    plain: Match[R]  # what it is where the path has no parameters: always the same
 
 
 class _Node(Generic[R]):
@@ -381,8 +380,9 @@ class RouteTable(Generic[R]):
 
     def __init__(self) -> None:
         self._root = _Node[R]()
-        # Paths without parameters once more, by their normal form: most requests need no walk.
-        self._exact: dict[str, dict[str, _Leaf[R]]] = {}
+        # The routes to paths without parameters once more, by method and path in normal form: most requests need no
+        # walk. A target that is such a path as it is, is found here without being taken apart.
+        self.plain: dict[tuple[str, str], Match[R]] = {}
         # All methods for which there is any route.
         self.methods: frozenset[str] = frozenset()
 
@@ -400,17 +400,20 @@ class RouteTable(Generic[R]):
                 raise ConfigError(
                     f"{method} {pattern.text} of {route} is served already, by {other.pattern.text} of {other.route}"
                 )
-        node.leaves.update(dict.fromkeys(methods, _Leaf(pattern, route, Match(route, {}))))
+        node.leaves.update(dict.fromkeys(methods, _Leaf(pattern, route)))
         self.methods |= frozenset(methods)
         if not pattern.parameters:
-            self._exact["/" + "/".join(segment.literal or "" for segment in pattern.segments)] = node.leaves
+            path = "/" + "/".join(segment.literal or "" for segment in pattern.segments)
+            self.plain.update({(method, path): Match(route, {}) for method in methods})
 
     def find(self, method: str, path: str) -> Match[R] | NoMatch:
         """The route for a request. HEAD falls back to GET (RFC 9110 §9.3.2)."""
         path = normal_path(path)
-        leaves = self._exact.get(path)
-        if leaves is not None and (leaf := _serving(leaves, method)) is not None:
-            return leaf.plain
+        plain = self.plain.get((method, path))
+        if plain is None and method == "HEAD":
+            plain = self.plain.get(("GET", path))
+        if plain is not None:
+            return plain
         if not path.startswith("/"):
             return NoMatch(frozenset())  # the asterisk-form, or an authority: RFC 9112 §3.2
         search: _Search[R] = _Search(path, method)
