@@ -345,7 +345,8 @@ class App(Router):
 
     def _answering(self, answer: Next) -> Endpoint:
         """An endpoint that is no route's, with the app's own middleware."""
-        return Call(None, self._without_route, self._around.wrapped(answer, self._middleware), {}, self)
+        run = self._around.wrapped(answer, self._middleware)
+        return Call(None, self._without_route, run, self._around, {}, host=self)
 
     def _telling_methods(self) -> Next:
         """What answers to OPTIONS about the server: the methods that there are anywhere."""

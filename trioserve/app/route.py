@@ -63,13 +63,15 @@ class Around:
         self._errors = errors
 
     def wrapped(self, handler: Next, middleware: Sequence[Middleware]) -> Next:
-        """`handler` with everything around it."""
-        call = handler
-        if middleware:
-            call = self._expecting(handler)
-            for function in reversed(middleware):
-                call = _followed(function, call)
-        return self._never_failing(call)
+        """`handler` with the middleware around it, which sees the answers to expected errors. What comes out of all is
+        for `answered`.
+        """
+        if not middleware:
+            return handler
+        call = self._expecting(handler)
+        for function in reversed(middleware):
+            call = _followed(function, call)
+        return call
 
     def _expecting(self, call: Next) -> Next:
         async def run(request: Request) -> Response:
@@ -83,23 +85,19 @@ class Around:
 
         return run
 
-    def _never_failing(self, call: Next) -> Next:
-        """The outermost: here too it may be an error that is expected, as middleware may raise an HTTPError."""
+    async def answered(self, request: Request, error: BaseException) -> Response | None:
+        """The answer to an error that came out of everything; None if the connection is to log and to answer it, if it
+        is to be answered.
 
-        async def run(request: Request) -> Response:
-            try:
-                try:
-                    return await call(request)
-                except BaseException as error:
-                    if (answer := await self._expected(request, error, later=())) is None:
-                        raise
-                    return answer
-            except BaseException as error:
-                if (answer := await self._unexpected(request, error)) is None:
-                    raise  # logged and answered by the connection, if it is to be answered
-                return answer
-
-        return run
+        Here too it may be one that is expected, as middleware may raise an HTTPError.
+        """
+        try:
+            answer = await self._expected(request, error, later=())
+        except BaseException as raised:
+            if (answer := await self._unexpected(request, raised)) is None:
+                raise
+            return answer
+        return await self._unexpected(request, error) if answer is None else answer
 
     async def _expected(self, request: Request, error: BaseException, later: Later) -> Response | None:
         """The answer to an error that is expected. `later` is what there was to do when the call that raised began:
@@ -184,7 +182,7 @@ class Route:
 
     def call(self, path_params: dict[str, Any]) -> Call:
         """The endpoint of a request with these parameters in its path."""
-        return Call(self.pattern.text, self.rules, self.run, path_params, self._host)
+        return Call(self.pattern.text, self.rules, self.run, self._around, path_params, host=self._host)
 
     @functools.cached_property
     def plain_call(self) -> Call:
@@ -303,19 +301,27 @@ class Call:
     `name` is the route's pattern; None where no route was found.
     """
 
-    __slots__ = ("_host", "_path_params", "_run", "name", "rules")
+    __slots__ = ("_around", "_host", "_path_params", "_run", "name", "rules")
 
-    def __init__(self, name: str | None, rules: Rules, run: Next, path_params: dict[str, Any], host: Host) -> None:
+    def __init__(
+        self, name: str | None, rules: Rules, run: Next, around: Around, path_params: dict[str, Any], *, host: Host
+    ) -> None:
         self.name = name
         self.rules = rules
         self._run = run
+        self._around = around
         self._path_params = path_params
         self._host = host
 
     async def __call__(self, exchange: Exchange) -> None:
         request = Request(exchange, self._path_params.copy(), self._host)
         try:
-            response = await self._run(request)
+            try:
+                response = await self._run(request)
+            except BaseException as error:
+                if (answer := await self._around.answered(request, error)) is None:
+                    raise
+                response = answer
             await response.send_to(exchange, request.release)
         except BaseException as error:
             await request.close(error)
