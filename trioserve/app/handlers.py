@@ -65,6 +65,11 @@ class Plan:
     provided: tuple[tuple[str, Dependency], ...] = ()  # (parameter, what provides it)
 
     @property
+    def takes_nothing(self) -> bool:
+        """True if the function is called without arguments."""
+        return self.subject is None and not self.path and not self.provided
+
+    @property
     def needs(self) -> tuple[Dependency, ...]:
         """All dependencies, those that others need before these, each once."""
         found: dict[Dependency, None] = {}

@@ -341,7 +341,8 @@ class Response:
         there can still be seen by the client, and no user's code runs behind a complete response.
         """
         await release()
-        await exchange.respond(self.status, self._fields, _as_bytes(self.body))
+        body = self.body  # bytes, unless somebody has put something else there
+        await exchange.respond(self.status, self._fields, body if isinstance(body, bytes) else _as_bytes(body))
 
     async def aclose(self) -> None:
         """Free what a response holds that is never sent, such as a generator. Once sent it holds nothing."""

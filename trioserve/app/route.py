@@ -168,6 +168,7 @@ class Route:
         self._invoke = invoking(registration.handler)
         self._plan = plan
         self._needs = plan.needs
+        self._takes_nothing = plan.takes_nothing
         self._around = around
         self._host = host
 
@@ -191,7 +192,8 @@ class Route:
 
     def _handle(self, request: Request) -> Coroutine[Any, Any, Response]:
         _check_content(request)
-        return self._called(request, self._plan.arguments(request, request.path_params, {}))
+        arguments = {} if self._takes_nothing else self._plan.arguments(request, request.path_params, {})
+        return self._called(request, arguments)
 
     async def _with_dependencies(self, request: Request) -> Response:
         _check_content(request)
