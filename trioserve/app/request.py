@@ -36,8 +36,8 @@ class Urls(Protocol):
 class Request:
     """One request. Made by the app for each exchange; not to be used after its handler has ended.
 
-    `path_params` are the values of the path's parameters. `exchange`, `later`, `hold`, `release` and `close` are
-    for the app layer.
+    `path_params` are the values of the path's parameters. `exchange`, `later`, `hold`, `holds`, `release` and `close`
+    are for the app layer.
 
     Cancellation: when the client leaves, whatever the handler awaits is cancelled, these methods included. Only where
     that cannot reach (inside a shield, or under the policies FINISH and Grace) do they raise `ClientGone` instead.
@@ -54,6 +54,7 @@ class Request:
     _resources: AsyncExitStack | None = None
     _held: AsyncExitStack | None = None
     later: Later = ()
+    holds = False  # for the app layer: true from the first thing on that is to be closed when the exchange ends
     websocket: WebSocket | None = None  # for the app layer: the session for which this request asked
 
     def __init__(self, exchange: Exchange, path_params: dict[str, Any], urls: Urls | None = None) -> None:
@@ -163,6 +164,7 @@ class Request:
         """
         if self._resources is None:
             self._resources = AsyncExitStack()
+            self.holds = True
         return self._resources
 
     @property
@@ -282,12 +284,8 @@ class Request:
         """Call `close` when the exchange has ended: what a response holds that is perhaps never sent."""
         if self._held is None:
             self._held = AsyncExitStack()
+            self.holds = True
         self._held.push_async_callback(close)
-
-    @property
-    def holds(self) -> bool:
-        """True if there is something to close when the exchange ends."""
-        return self._resources is not None or self._held is not None
 
     async def release(self) -> None:
         """Close `resources`: the response is made, and its last byte is about to be sent."""

@@ -340,7 +340,8 @@ class Response:
         `release` is called once nothing more is needed to make it, and before its last byte is sent: so what fails
         there can still be seen by the client, and no user's code runs behind a complete response.
         """
-        await release()
+        if release is not nothing_to_release:
+            await release()
         body = self.body  # bytes, unless somebody has put something else there
         await exchange.respond(self.status, self._fields, body if isinstance(body, bytes) else _as_bytes(body))
 

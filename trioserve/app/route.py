@@ -324,7 +324,9 @@ class Call:
                 if (answer := await self._around.answered(request, error)) is None:
                     raise
                 response = answer
-            await response.send_to(exchange, request.release)
+            # While a stream is written, it may still open something.
+            release = request.release if request.holds or response.streamed else nothing_to_release
+            await response.send_to(exchange, release)
         except BaseException as error:
             await request.close(error)
             raise
