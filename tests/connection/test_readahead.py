@@ -464,14 +464,43 @@ async def test_beside_a_watch_what_came_before_a_reset_is_kept():
 
 @linux_only
 async def test_beside_a_watch_a_pump_that_found_no_budget_goes_on_when_there_is_some_again():
-    budget = Budget(0)
+    budget, read = Budget(0), trio.Event()
     async with connected(watch=current_hangup_watch(), spools=budget) as (transport, client):
+        transport.watch(Ear())
+        transport.watch_unread(read.set)
         client.send(b"hello")
-        await something_arrives(transport._transport._sock)
-        assert transport.receive_nowait() is None
+        await wait_all_tasks_blocked(0.01)
+        assert not read.is_set()
         budget.give_back(RECEIVE_SIZE)
 
-        assert await receive(transport, 5) == b"hello"
+        await happens(read.wait())
+        assert budget.left == RECEIVE_SIZE - 5
+        assert transport.receive_nowait() == b"hello"
+
+
+@linux_only
+async def test_beside_a_watch_who_asks_for_bytes_gets_them_whatever_is_left_of_the_budget():
+    async with connected(watch=current_hangup_watch(), spools=Budget(0)) as (transport, client):
+        transport.watch(Ear())
+        for size in (5, 2 * RECEIVE_SIZE):
+            await push(client, size)
+            assert len(await receive(transport, size)) == size
+
+
+@linux_only
+async def test_beside_a_watch_bytes_lie_below_while_a_task_waits_for_them_and_are_read_at_once_while_none_does():
+    read = []
+    async with connected(watch=current_hangup_watch()) as (transport, client):
+        transport.watch(Ear())
+        transport.watch_unread(lambda: read.append(transport._spool.size))
+        client.send(b"asked for")
+        assert await receive(transport, 9) == b"asked for"
+        assert read == []
+
+        client.send(b"not asked for")
+        await wait_all_tasks_blocked(0.01)
+        assert read == [13]
+        assert transport.receive_nowait() == b"not asked for"
 
 
 class CountedSpool(Spool):
@@ -491,10 +520,12 @@ class CountedSpool(Spool):
 async def test_beside_a_watch_a_pump_that_finds_no_budget_looks_ever_less_often_but_once_a_second(
     nursery, autojump_clock
 ):
-    budget = Budget(0)
+    budget, read = Budget(0), trio.Event()
     spool = CountedSpool(budget)
     peer, below = memory_connection(Spool(math.inf, Budget(math.inf)))
     transport = WatchedReadAhead(below, spool)
+    transport.watch(Ear())
+    transport.watch_unread(read.set)
     nursery.start_soon(transport.pump)
     await peer.send_all(b"hello")
     await trio.sleep(100)
@@ -502,7 +533,49 @@ async def test_beside_a_watch_a_pump_that_finds_no_budget_looks_ever_less_often_
 
     budget.give_back(RECEIVE_SIZE)
     given_at = trio.current_time()
-    await transport.wait_readable()
+    await read.wait()
     assert trio.current_time() - given_at <= LOOK_AT_LEAST_EVERY
+    assert transport.receive_nowait() == b"hello"
+    transport.close()
+
+
+async def test_beside_a_watch_who_waits_is_woken_by_a_look_and_a_sender_is_not(nursery, autojump_clock):
+    peer, below = memory_connection(Spool(math.inf, Budget(math.inf)), send_buffer=1, window=1)
+    transport = WatchedReadAhead(below, Spool(math.inf, Budget(math.inf)))
+    transport.watch(Ear())
+    while transport.send_nowait(b"x"):
+        pass
+    readable, writable = trio.Event(), trio.Event()
+
+    async def note(wait: Callable, event: trio.Event) -> None:
+        await wait()
+        event.set()
+
+    nursery.start_soon(note, transport.wait_readable, readable)
+    nursery.start_soon(note, transport.wait_writable, writable)
+    await wait_all_tasks_blocked()
+    await peer.send_all(b"h")
+    assert transport.has_bytes()  # before who waits has had its turn
+
+    await readable.wait()
+    assert transport.receive_nowait() == b"h"
+    transport.close()
+
+
+async def test_beside_a_watch_one_who_was_interrupted_leaves_the_bytes_to_the_next(nursery, autojump_clock):
+    peer, below = memory_connection(Spool(math.inf, Budget(math.inf)))
+    transport = WatchedReadAhead(below, Spool(math.inf, Budget(math.inf)))
+    transport.watch(Ear())
+
+    async def interrupted() -> None:
+        with pytest.raises(Interrupted):
+            await transport.wait_readable()
+
+    nursery.start_soon(interrupted)
+    await wait_all_tasks_blocked()
+    nursery.start_soon(peer.send_all, b"hello")
+    transport.interrupt()
+    with trio.fail_after(5):
+        await transport.wait_readable()
     assert transport.receive_nowait() == b"hello"
     transport.close()

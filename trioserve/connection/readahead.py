@@ -5,7 +5,7 @@ read (everywhere but on Linux, and over generic streams), a task per connection,
 and so meets the peer's FIN. The connection takes its bytes from the spool; if that is empty, what the pump has not had
 its turn to read is read into it first, so that "nothing there" is never said of bytes that have arrived.
 
-`WatchedReadAhead` is for a transport whose watch hears some departures and not others: TLS.
+`WatchedReadAhead` is for a transport whose watch hears some departures and not others: TLS. There no task reads.
 
 What it costs, and why it is not the default: a task and a hand-over for each request, and the FIN stands behind the
 bytes that were sent before it, so it is seen only as far as the spool reaches. To begin with that is READ_AHEAD
@@ -36,6 +36,9 @@ for a person."""
 LOOK_AT_LEAST_EVERY = 1.0
 """Seconds between two looks for room beside a watch, when there has been none for a while: others hold the budget, and
 those who wait for it may be many."""
+
+_READS_A_ROUND = 4
+"""How often what has arrived is read at the most before others have their turn."""
 
 
 class ReadAhead:
@@ -92,22 +95,29 @@ class ReadAhead:
         with trio.move_on_after(patience):
             await self._wanted.wait()
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Read into the spool, if there is room; says whether there was something."""
         # Asked again, since the budget may have gone to others while the pump waited.
         if self._closed or not self._may_read():
-            return
+            return False
         try:
             data = self._transport.receive_nowait()
         except HungUp as error:
             self._ended(error.cause)
-            return
+            return False
         if data:
             self._spool.put(data)
-            self._news.set()
+            self._wake()
             if self._on_bytes is not None:
                 self._on_bytes()
-        elif data is not None:
+            return True
+        if data is not None:
             self._ended(Cause.FIN)
+        return False
+
+    def _wake(self) -> None:
+        """There is something to receive: let the one who waits for it know."""
+        self._news.set()
 
     def _look_for_reset(self) -> None:
         """A send of no bytes sends nothing, but tells of a reset, also behind a FIN or behind unread bytes.
@@ -130,7 +140,7 @@ class ReadAhead:
 
     def _ended(self, cause: Cause) -> None:
         self._end = cause
-        self._news.set()
+        self._wake()
         self._tell()
 
     def _tell(self) -> None:
@@ -140,6 +150,9 @@ class ReadAhead:
     def receive_nowait(self) -> bytes | None:
         if not self._spool.size:
             self._read()  # what lies below is there already, though the pump has not had its turn
+        return self._take()
+
+    def _take(self) -> bytes | None:
         data = self._spool.take()
         if data is not None:
             self._wanted.set()
@@ -148,7 +161,7 @@ class ReadAhead:
 
     def put_back(self, data: bytes) -> None:
         self._spool.put_back(data)
-        self._news.set()
+        self._wake()
 
     def has_bytes(self) -> bool:
         self.look()  # what lies there need not be bytes for us: over TLS it may be a farewell
@@ -170,11 +183,8 @@ class ReadAhead:
 
     def look(self) -> None:
         # The pump may not have had its turn yet. Whatever this reads, the pump need not read.
-        while self._may_read():
-            size = self._spool.size
-            self._read()
-            if self._spool.size == size:
-                return
+        while self._may_read() and self._read():
+            pass
 
     def watch_unread(self, on_bytes: OnBytes) -> None:
         self._on_bytes = on_bytes
@@ -228,32 +238,122 @@ class ReadAhead:
 
 
 class WatchedReadAhead(ReadAhead):
-    """Beside a watch: that one hears FIN and RST at once, whatever lies unread; the pump meets what can only be read.
+    """Beside a watch: that one hears FIN and RST at once, whatever lies unread, and says when bytes arrive.
 
-    So there is no need to look for a reset, and behind a FIN nothing more to hear.
+    So there is no need to look for a reset, and none for a task that reads: whoever waits for bytes waits below and
+    gets them from there, and what arrives while nobody waits is read at once, since it may be a farewell. For a request
+    after which its client waits for the answer, nothing of this happens but that the watch is asked for that.
+
+    The pump reads on where more has arrived than there is room for, or than is fair to read at once.
     """
+
+    def __init__(self, transport: Transport, spool: Spool) -> None:
+        super().__init__(transport, spool)
+        # How many tasks wait below: one reads what arrives, and one that was interrupted may not have left yet.
+        self._waiting = 0
+        # Set when the pump has something to do.
+        self._left_unread = trio.Event()
+
+    async def pump(self) -> None:
+        while self._may_hear_more():
+            await self._left_unread.wait()
+            await self._until_room()
+            await trio.lowlevel.checkpoint()
+            self._left_unread = trio.Event()
+            self._read_on()
+
+    def _may_hear_more(self) -> bool:
+        return not self._closed and self._end is None
+
+    async def _until_room(self) -> None:
+        # What the spool holds may be taken, which wakes us; or others give the budget back, and nobody tells.
+        pause = LOOK_EVERY
+        while self._may_hear_more() and not self._may_read():
+            await self._until_wanted(pause)
+            pause = min(2 * pause, LOOK_AT_LEAST_EVERY)
+
+    def _read_on(self) -> None:
+        """Read what has arrived, as far as there is room."""
+        if self._waiting:
+            return
+        for _ in range(_READS_A_ROUND):
+            if not self._may_read():
+                break
+            if not self._read():
+                return
+        if self._may_hear_more():
+            self._left_unread.set()
+
+    def _wake(self) -> None:
+        if self._waiting:
+            self._transport.interrupt()
+
+    def _ended(self, cause: Cause) -> None:
+        super()._ended(cause)
+        self._left_unread.set()
+
+    def receive_nowait(self) -> bytes | None:
+        if not self._spool.size and self._end is None:
+            try:
+                data = self._transport.receive_nowait()
+            except HungUp as error:
+                self._ended(error.cause)  # and what had come before it may be in the spool now
+            else:
+                if data == b"":
+                    self._ended(Cause.FIN)
+                return data
+        return self._take()
+
+    async def wait_readable(self) -> None:
+        if self._spool.size or self._end is not None:
+            await trio.lowlevel.checkpoint()
+            return
+        interruptions = self._interruptions
+        self._transport.unwatch_unread()
+        self._waiting += 1
+        try:
+            await self._transport.wait_readable()
+        except Interrupted:
+            if self._interruptions != interruptions:
+                raise
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._hear_bytes()
+
+    async def wait_writable(self) -> None:
+        interruptions = self._interruptions
+        try:
+            await self._transport.wait_writable()
+        except Interrupted:  # which may have been meant for the one who reads
+            if self._interruptions != interruptions:
+                raise
+
+    def has_bytes(self) -> bool:
+        while self._may_read() and self._read():
+            pass
+        return bool(self._spool.size)
 
     def watch(self, on_hangup: OnHangup) -> None:
         super().watch(on_hangup)
         self._transport.watch(self._heard)
+        self._hear_bytes()
+
+    def _hear_bytes(self) -> None:
+        """From now on what arrives is read at once, if we are to tell of a hangup, and there may be one to tell of."""
+        if self._on_hangup is not None and self._end is None:
+            self._transport.watch_unread(self._read_on)
 
     def _heard(self, cause: Cause) -> None:
         if cause is not Cause.FIN:
             self._keep_the_rest()
             self._ended(cause)
         elif self._end is None and self._on_hangup is not None:
-            self._on_hangup(cause)  # the pump will meet it in its place
+            self._on_hangup(cause)  # whoever reads will meet it in its place
 
     def look(self) -> None:
         self._transport.look()
-        super().look()
 
-    def _may_hear_more(self) -> bool:
-        return not self._closed and self._end is None
-
-    async def _rest(self) -> None:
-        # What the spool holds may be taken, which wakes us; or others give the budget back, and nobody tells.
-        pause = LOOK_EVERY
-        while self._may_hear_more() and not self._may_read():
-            await self._until_wanted(pause)
-            pause = min(2 * pause, LOOK_AT_LEAST_EVERY)
+    def _stop(self) -> None:
+        super()._stop()
+        self._left_unread.set()

@@ -134,14 +134,22 @@ class TlsTransport:
     def _receive(self) -> None:
         data = self._transport.receive_nowait()
         if data:
-            self._plain = b"".join(self._feed(data))
+            self._plain = self._feed(data)
             self._send_control()
+            if self._end is not None:
+                self._tell()
         elif data is not None:
             self._end = Cause.FIN
             self._client_gone = True
 
-    def _feed(self, data: bytes) -> Iterator[bytes]:
+    def _feed(self, data: bytes) -> bytes:
         """Decrypt received bytes; what the client sends behind the end of its stream is ignored."""
+        if len(data) <= RECORD:
+            self._incoming.write(data)
+            return self._decrypted()
+        return b"".join(self._feed_in_records(data))
+
+    def _feed_in_records(self, data: bytes) -> Iterator[bytes]:
         for start in range(0, len(data), RECORD):
             if self._end is None:
                 self._incoming.write(data[start : start + RECORD])
@@ -262,6 +270,12 @@ class TlsTransport:
     def watch(self, on_hangup: OnHangup) -> None:
         self._on_hangup = on_hangup
         self._transport.watch(self._hung_up)
+        self._tell()
+
+    def _tell(self) -> None:
+        """What the watch cannot hear is told where it is read."""
+        if self._end is not None and self._on_hangup is not None:
+            self._on_hangup(self._end)
 
     def _hung_up(self, cause: Cause) -> None:
         self._client_gone = True
