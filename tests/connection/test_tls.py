@@ -288,7 +288,7 @@ async def test_a_record_without_room_counts_as_one_byte_until_all_of_it_is_out()
 
         assert transport.send_nowait(data) == 1
         assert sent(transport) - before == 4000
-        assert transport.unacked_bytes() == RECORD + OVERHEAD - 2000
+        assert transport.unacked_bytes() == 4 * (RECORD + OVERHEAD) - 2000
         assert transport.taken_bytes() == before + 2000
         assert transport.send_nowait(data[1:]) == 0
 
@@ -304,6 +304,42 @@ async def test_a_record_without_room_counts_as_one_byte_until_all_of_it_is_out()
             while len(got) < len(data):
                 got += await client.receive_some()
         assert got == data
+
+
+async def test_a_record_that_is_out_counts_whole_though_one_made_with_it_is_not():
+    async with connected(window=RECORD, send_buffer=1000) as (transport, client):
+        data = bytes(range(256)) * 256
+        assert transport.send_nowait(data) == RECORD + 1
+        got = await client.receive_some()
+        assert got == data[:RECORD]
+
+        assert transport.send_nowait(data[RECORD + 1 :]) == RECORD
+        while len(got) < 2 * RECORD:
+            got += await client.receive_some()
+        assert got == data[: 2 * RECORD]
+
+
+async def test_what_is_sent_behind_short_framing_is_sealed_with_it():
+    async with connected(window=10**6, send_buffer=10**6) as (transport, client):
+        before, content = sent(transport), bytes(RECORD)
+        assert transport.send_nowait(b"4000\r\n", content, b"\r\n") == RECORD + 8
+
+        wire = await raw_bytes(client, sent(transport) - before)
+        assert records_in(wire) == [RECORD + OVERHEAD - 5, 8 + OVERHEAD - 5]
+        client._feed(wire)
+        assert await client.receive_some(10**6) == b"4000\r\n" + content + b"\r\n"
+
+
+async def test_framing_before_a_file_that_cannot_be_read_is_sent_and_the_next_send_tells(tmp_path: Path):
+    path = tmp_path / "file"
+    path.write_bytes(b"")
+    async with connected() as (transport, client):
+        with path.open("rb") as file:
+            part = FileSlice(file, 0, 100)
+            assert transport.send_nowait(b"64\r\n", part, b"\r\n") == 4
+            assert await client.receive_some() == b"64\r\n"
+            with pytest.raises(ResponseError, match="shorter"):
+                transport.send_nowait(part, b"\r\n")
 
 
 @pytest.mark.parametrize("size", [1, 2])

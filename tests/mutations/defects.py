@@ -887,6 +887,29 @@ DEFECTS = (
         "",
         ("tests/connection/test_readahead.py::test_bytes_are_there_whether_the_pump_has_had_its_turn_or_not",),
     ),
+    Defect(
+        "beside-a-watch-nobody-reads-while-a-handler-runs",
+        "connection/readahead.py",
+        "            self._transport.watch_unread(self._read_on)\n",
+        "            pass\n",
+        ("tests/server/test_tls.py::test_a_close_notify_behind_a_body_that_nobody_reads_is_noticed",),
+    ),
+    Defect(
+        "who-was-interrupted-takes-the-bytes-from-the-next",
+        "connection/readahead.py",
+        "            self._waiting -= 1\n",
+        "            self._waiting = 0\n",
+        (
+            "tests/connection/test_readahead.py::test_beside_a_watch_one_who_was_interrupted_leaves_the_bytes_to_the_next",
+        ),
+    ),
+    Defect(
+        "who-waits-is-not-woken-by-one-who-looks",
+        "connection/readahead.py",
+        "        if self._waiting:\n            self._transport.interrupt()\n",
+        "        pass\n",
+        ("tests/connection/test_readahead.py::test_beside_a_watch_who_waits_is_woken_by_a_look_and_a_sender_is_not",),
+    ),
     # TLS
     Defect(
         "close-notify-is-no-end",
@@ -912,8 +935,8 @@ DEFECTS = (
     Defect(
         "a-record-counts-before-it-is-out",
         "connection/tls.py",
-        "            begun = min(1, size - 1)\n",
-        "            begun = size\n",
+        "        uncounted = max(left - 1, min(left, 1))\n",
+        "        uncounted = 0\n",
         ("tests/connection/test_tls.py::test_a_record_without_room_counts_as_one_byte_until_all_of_it_is_out",),
     ),
     Defect(

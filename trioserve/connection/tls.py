@@ -8,16 +8,16 @@ Rules:
 * Bytes are decrypted as soon as they are received from below, all of them, so that nothing is left in OpenSSL but the
   beginning of a record. They go in and come out a record's length at a time, because OpenSSL's buffers grow as needed
   and never shrink: an idle connection keeps two, each as large as the longest record that it saw.
-* What is encrypted must go out before anything else does. So a record that finds no room below is kept here, and counts
-  as one byte sent: the sender offers the others again, until the record is out and they count too. Thus a response has
-  been handed over when the last of it has, and has begun when there is no way back.
+* What is encrypted must go out before anything else does. So records that find no room below are kept here, a few at
+  the most, and count together as one byte sent: the sender offers the others again, until their records are out and
+  they count too. Thus a response has been handed over when the last of it has, and has begun when there is no way back.
 * The client's `close_notify` is its FIN, with or without TCP's. A FIN without a `close_notify` is a FIN too: HTTP's
   messages say where they end, so one that is cut is known to be (RFC 9112 §9.8). A record that is broken, or a fatal
   alert, is a TLS_ERROR.
 * Our own `close_notify` goes before our FIN (RFC 8446 §6.1), but nothing is written to a client that has hung up.
 
 The kernel's watch hears FIN and RST as on any socket, but a `close_notify` can only be read: so what is served over TLS
-is read ahead, beside the watch. See `WatchedReadAhead`.
+is read ahead while nobody waits for it. See `WatchedReadAhead`.
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ _RECORDS_A_ROUND = 16
 """How many records one send makes at the most, so that one client's download does not hold up the others: as many bytes
 as of a file in the clear."""
 
+_RECORDS_AT_ONCE = 4
+"""How many records are made before they are handed over together, in one system call; so many wait for room at most."""
+
 _MOST_CONTROL = 65_536
 """Bytes that we keep of answers to a client's own records, beyond which it is not served."""
-
-_NOTHING = memoryview(b"")
 
 
 class HandshakeError(Exception):
@@ -73,9 +74,11 @@ class TlsTransport:
         # Decrypted and not received yet; and how the stream ended behind that, if it has.
         self._plain = b""
         self._end: Cause | None = None
-        # Encrypted and not handed over yet; and how many of the bytes that are offered next are in there.
-        self._sealed = _NOTHING
-        self._offered_again = 0
+        # The records that are not handed over yet, and how many bytes of content each has; and how many of the bytes
+        # that are offered next have been in a record, and have not been counted as sent.
+        self._sealed: list[bytes | memoryview] = []
+        self._contents: list[int] = []
+        self._uncounted = 0
         # The client has hung up, and nothing was sent since, as it is to one that waits for its answer.
         self._client_gone = False
         # Our close_notify was given.
@@ -117,9 +120,11 @@ class TlsTransport:
         return True
 
     async def _flush(self) -> None:
-        self._sealed = memoryview(self._outgoing.read())
-        while not self._push():
+        self._seal_control()
+        self._push()
+        while self._sealed:
             await self._transport.wait_writable()
+            self._push()
 
     # Bytes in
 
@@ -185,13 +190,25 @@ class TlsTransport:
         """
         if not self._outgoing.pending:
             return
-        self._sealed = memoryview(b"".join((self._sealed, self._outgoing.read())))
+        self._seal_control()
         try:
             self._push()
         except HungUp:
             return  # told by what is received or sent next
-        if len(self._sealed) > _MOST_CONTROL:
+        if (
+            sum(len(record) for record, content in zip(self._sealed, self._contents, strict=True) if not content)
+            > _MOST_CONTROL
+        ):
             self._broke("the client does not take what its own records ask for")
+
+    def _seal_control(self) -> None:
+        """Take up what OpenSSL has to say by itself: records without content of ours."""
+        said = self._outgoing.read()
+        if self._contents and not self._contents[-1]:
+            self._sealed[-1] = b"".join((self._sealed[-1], said))
+        elif said:
+            self._sealed.append(said)
+            self._contents.append(0)
 
     def put_back(self, data: bytes) -> None:
         self._plain = data + self._plain
@@ -208,59 +225,69 @@ class TlsTransport:
 
     # Bytes out
 
-    def send_nowait(self, data: Run, *_behind: Run) -> int:
+    def send_nowait(self, data: Run, *behind: Run) -> int:
         if not data:
             return self._transport.send_nowait(b"")
         self._client_gone = False
-        if isinstance(data, bytes):
-            data = memoryview(data)  # what is cut from it is no copy
-        taken = records = 0
-        while self._push():
-            taken += self._offered_again
-            self._offered_again = 0
-            if taken == len(data) or records == _RECORDS_A_ROUND:
-                break
-            try:
-                size = self._seal(data[taken:])
-            except ResponseError:
-                if not taken:
-                    raise
-                break  # what was sent before counts; the next send will tell
-            records += 1
-            begun = min(1, size - 1)
-            taken += begun
-            self._offered_again = size - begun
-        return taken
-
-    def _seal(self, data: Run) -> int:
-        """Encrypt the beginning of `data` into one record; returns how many bytes that is."""
-        plain = read_slice(data, RECORD) if isinstance(data, FileSlice) else data[:RECORD]
+        self._push()
+        runs = (data, *behind)
+        offered, records = sum(map(len, runs)), 0
         try:
-            size = self._tls.write(plain)
+            while not self._sealed and self._uncounted < offered and records < _RECORDS_A_ROUND:
+                while self._uncounted < offered and len(self._sealed) < _RECORDS_AT_ONCE:
+                    self._seal(_content(runs, self._uncounted))
+                    records += 1
+                self._push()
+        except ResponseError:
+            # What was sent before counts; the next send will tell.
+            self._push()
+            if not self._uncounted:
+                raise
+        return self._count()
+
+    def _seal(self, content: bytes | memoryview) -> None:
+        """Encrypt it into one record."""
+        try:
+            self._tls.write(content)
         except ssl.SSLError as error:
             self._broke(_why(error))
             raise HungUp(Cause.TLS_ERROR) from None
-        self._sealed = memoryview(self._outgoing.read())
-        return size
+        self._sealed.append(self._outgoing.read())
+        self._contents.append(len(content))
+        self._uncounted += len(content)
 
-    def _push(self) -> bool:
-        """Hand over what is encrypted; says whether all of it was taken.
+    def _push(self) -> None:
+        """Hand over what is encrypted. What finds no room stays in `_sealed`.
 
         Raises:
             HungUp: the client is gone.
         """
-        if self._sealed:
-            sent = self._transport.send_nowait(self._sealed)
-            # A view keeps all that it was cut from.
-            self._sealed = self._sealed[sent:] if sent < len(self._sealed) else _NOTHING
-        return not self._sealed
+        sealed = self._sealed
+        while sealed:
+            records_before = len(sealed)
+            sent = self._transport.send_nowait(*sealed)
+            while sealed and sent >= len(sealed[0]):
+                sent -= len(sealed.pop(0))
+                self._contents.pop(0)
+            if sent:
+                sealed[0] = memoryview(sealed[0])[sent:]
+            if sent or len(sealed) == records_before:
+                return
+
+    def _count(self) -> int:
+        """How many bytes count as sent now that did not before: of what is not out yet, one, if that is not all."""
+        left = sum(self._contents)
+        uncounted = max(left - 1, min(left, 1))
+        counted = self._uncounted - uncounted
+        self._uncounted = uncounted
+        return counted
 
     async def wait_writable(self) -> None:
         await self._transport.wait_writable()
 
     def unacked_bytes(self) -> int | None:
         below = self._transport.unacked_bytes()
-        return None if below is None else below + len(self._sealed)
+        return None if below is None else below + sum(map(len, self._sealed))
 
     def taken_bytes(self) -> int:
         return self._transport.taken_bytes()
@@ -319,13 +346,41 @@ class TlsTransport:
             return
         self._said_goodbye = True
         try:
-            if self._push():
+            self._push()
+            if not self._sealed:
                 self._tls.unwrap()
         except HungUp:
             return
         except ssl.SSLError:
             pass  # it waits for the client's, which we do not; or the handshake has not come to its end
         self._send_control()
+
+
+def _content(runs: tuple[Run, ...], start: int) -> bytes | memoryview:
+    """What a record holds of `runs` from byte `start` on: as much as there is room for, or as can be had of a file.
+
+    Raises:
+        ResponseError: the file in which it begins cannot be read, or ends before the slice does.
+    """
+    pieces: list[bytes | memoryview] = []
+    room = RECORD
+    for run in runs:
+        if start >= len(run):
+            start -= len(run)
+            continue
+        wanted = min(len(run) - start, room)
+        try:
+            piece = read_slice(run[start:], wanted) if isinstance(run, FileSlice) else memoryview(run)[start:][:wanted]
+        except ResponseError:
+            if not pieces:
+                raise
+            break
+        pieces.append(piece)
+        room -= len(piece)
+        if len(piece) < wanted or not room:
+            break
+        start = 0
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _why(error: ssl.SSLError) -> str:
