@@ -188,7 +188,7 @@ class EngineName(StrEnum):
     """Which engine runs. They behave the same; see `docs/decisions/0022-a-second-engine.md`."""
 
     H11 = "h11"  # pure Python, and the reference
-    H11R = "h11r"  # in Rust, and much faster; the extra `fast` installs it
+    H11R = "h11r"  # in Rust, and much faster where responses are streams; the extra `fast` installs it
 
     @classmethod
     def of(cls, name: str) -> EngineName:
