@@ -56,6 +56,12 @@ def test_rfc9110_5_5_a_value_that_http_cannot_carry_is_refused(value):
             field_lines(fields)
 
 
+@pytest.mark.parametrize("name", [b"x", b"vary", b"content-type"])
+def test_rfc9110_5_5_a_value_may_be_empty(name):
+    assert sent(200, [(name, b""), LENGTH]) == [(name, b""), LENGTH]
+    assert field_lines([(name, b"")]) == name + b": \r\n"
+
+
 @pytest.mark.parametrize("name", [b"", b"x:", b"x y", b"x\r\ny", b"x: y", b"\xe9", b"x\n", b"\n"])
 def test_rfc9110_5_1_a_name_that_is_no_token_is_refused(name):
     with pytest.raises(ResponseError, match=r"5\.1"):

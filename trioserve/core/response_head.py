@@ -52,7 +52,7 @@ _remembered: dict[Field, tuple[bytes, bytes]] = {}
 
 _NAME = re.compile(TOKEN.encode())
 # A line with a value as it must be (RFC 9110 §5.5). The name is known to be good, so the first colon ends it.
-_LINE = re.compile(rb"[^:]++: (?![ \t])[\t\x20-\x7e\x80-\xff]*+\r\n(?<![ \t]\r\n)")
+_LINE = re.compile(rb"[^:]++: (?:\r\n|(?![ \t])[\t\x20-\x7e\x80-\xff]*+\r\n(?<![ \t]\r\n))")
 # No more digits than any machine can count with, and no zeros before them.
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
 
