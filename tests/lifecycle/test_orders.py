@@ -1051,6 +1051,30 @@ async def test_a_clients_mistake_met_in_a_task_of_the_handler_is_the_clients(
 
 
 @every_stage
+async def test_a_body_that_was_too_large_is_never_taken_for_a_whole_one(stage: Stage) -> None:
+    app, reading, read = App(), trio.Event(), []
+
+    @app.post("/", max_body=5)
+    async def handler(request: Request) -> str:
+        for _ in range(2):
+            reading.set()
+            try:
+                read.append(await request.body())
+            except HTTPError as error:
+                read.append(error.status)
+        return "read"
+
+    async with stage.serve(app) as theatre:
+        client = await theatre.connect()
+        await client.send(CHUNKED)
+        await reading.wait()
+        await client.send(b"9\r\n123456789\r\n0\r\n\r\n")
+        assert (await client.read_to_end()).startswith(b"HTTP/1.1 200 ")
+        assert (await theatre.completed()).status == 200
+    assert read == [413, 413]
+
+
+@every_stage
 async def test_a_clients_mistake_met_while_the_response_streams_is_told_by_the_record_alone(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:

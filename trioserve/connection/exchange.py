@@ -94,7 +94,7 @@ class ServedExchange:
         # a switch of protocols: the bytes behind the request.
         self._early_parts: deque[bytes] | None = None
         self._request_bytes = 0
-        # Why its content is refused before any of it is read.
+        # Why its content is refused, or the rest of it.
         self.refusal: RequestError | None = None
         self._handler_started = False
         # The handler came to its end by itself: it returned, or gave its whole response.
@@ -234,6 +234,7 @@ class ServedExchange:
                 return b""
             self._count(event.data)
         except RequestError as error:
+            self.refusal = error  # whoever asks again is told the same: what has come is not the whole content
             self.close_connection()  # whoever answers it
             self.report_refusal(error)
             raise
