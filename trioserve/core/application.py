@@ -175,7 +175,7 @@ class Exchange(Protocol):
         ...
 
     async def start_response(self, status: int, fields: Sequence[Field]) -> None:
-        """Begin a streamed response. Nothing is sent before its first part or end."""
+        """Begin a streamed response: its head is sent at once."""
         ...
 
     async def send_part(self, data: Content) -> None:

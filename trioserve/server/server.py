@@ -432,9 +432,10 @@ class Server:
     def _forget_open_nurseries(self) -> None:
         """Cancel the nurseries that a handler has left open in this task, which ends now, and take them off it.
 
-        A handler does so by breaking out of an async generator that holds one, say. For that trio fails the task when
-        it has ended, past every `except` in it, and with it all that runs beside it: the other connections. Around each
-        of them a nursery of its own would hold that off too, but costs all of them a second task.
+        For that trio fails the task when it has ended, past every `except` in it, and with it all that runs beside it:
+        the other connections. Around each of them a nursery of its own would hold that off too, but costs all of them a
+        second task. Neither helps where a handler has broken out of an async generator that holds a nursery in which
+        something runs: then trio closes that in another task, which its own rules take for a mistake in trio itself.
         """
         task = trio.lowlevel.current_task()
         left_open = task.child_nurseries
