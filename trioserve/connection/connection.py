@@ -152,6 +152,8 @@ class Connection:
             except RequestError as error:
                 await self._refuse(error)
                 return
+            if head is None:
+                return
             exchange = self._begin_exchange(head)
             await self._serve_exchange(exchange, head)
             if self.departure.lifecycle.ended is not None:

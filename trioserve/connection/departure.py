@@ -11,6 +11,7 @@ ends, even inside a user's shield: no shielded send outlives the client, and no 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -93,6 +94,8 @@ class Departure:
 
     def hung_up(self, cause: Cause) -> None:
         """Out-of-band news of the peer: from the watch, or from a failed send or receive."""
+        if self.lifecycle.peer is Peer.GONE:
+            return  # there is nothing left to learn; the system tells most FINs twice, and a crowd leaves at once
         phase, rules = self._situation()
         self._carry_out(self.lifecycle.peer_hung_up(cause, phase, trio.current_time(), rules), rules)
 
@@ -107,6 +110,13 @@ class Departure:
         """The reader needed more and met the peer's FIN."""
         phase, rules = self._situation()
         self._carry_out(self.lifecycle.input_ended(phase, trio.current_time(), rules), rules)
+
+    def input_ended_before_request(self) -> None:
+        """The reader needed a request and met the peer's FIN. Its task is the only one, and returns by itself: nothing
+        is cancelled, which is dear.
+        """
+        phase, rules = self._situation()
+        self.lifecycle.input_ended(phase, trio.current_time(), rules)
 
     def give_up(self, cause: Cause) -> None:
         """We end it."""
@@ -175,9 +185,13 @@ class Departure:
     def _reason(self) -> str:
         if self.lifecycle.ended is None:
             return "the connection is closed"
-        cause, phase, _ = self.lifecycle.ended
-        who = "the client left or was too slow" if cause.by == "client" else "the server gave up"
-        return f"{who}: {cause} in phase {phase}"
+        return _reason_of(self.lifecycle.ended.cause, self.lifecycle.ended.phase)
+
+
+@functools.cache
+def _reason_of(cause: Cause, phase: Phase) -> str:
+    who = "the client left or was too slow" if cause.by == "client" else "the server gave up"
+    return f"{who}: {cause} in phase {phase}"
 
 
 def _closed() -> tuple[Phase, ClientRules]:

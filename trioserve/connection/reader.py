@@ -96,8 +96,9 @@ class Reader:
             if data:
                 self._engine.receive_data(data)
 
-    async def head(self, patience: float) -> RequestHead:
-        """The next head: within `patience` seconds its first byte, then within `Deadlines.head` its last.
+    async def head(self, patience: float) -> RequestHead | None:
+        """The next head: within `patience` seconds its first byte, then within `Deadlines.head` its last. None if the
+        client has left before the first: then the end has come.
 
         Empty lines before it begin nothing: a client that has sent some is as idle as before.
 
@@ -115,7 +116,11 @@ class Reader:
             await self._departure.checkpoint()
         while not begun:
             self._nothing_there()
-            engine.receive_data(await self._arrival(self.head_awaited_since + patience) or await self._met_fin())
+            data = await self._arrival(self.head_awaited_since + patience)
+            if not data:
+                self._departure.input_ended_before_request()
+                return None
+            engine.receive_data(data)
             begun = engine.has_unparsed_bytes
         self.head_begun_at = self._now()
         while (event := engine.next_event()) is NEED_DATA:

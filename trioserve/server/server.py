@@ -319,8 +319,7 @@ class Server:
 
     def _transport(self, sock: socket.socket, peer: object) -> Transport:
         client = None
-        if sock.family != socket.AF_UNIX:
-            assert isinstance(peer, tuple), "the peer of an internet socket is a (host, port, ...) tuple"
+        if isinstance(peer, tuple):  # (host, port, ...), of an internet socket
             client = (host_of_peer(peer[0]), peer[1])
             if not OPTIONS_ARE_INHERITED:
                 set_options(sock, self._config.deadlines)
