@@ -16,7 +16,18 @@ import trio
 import trio.testing
 
 from tests.support import connect, happens, start
-from trioserve import App, Completed, Config, ConfigError, OpenSocket, Request, TcpAddress, UnixAddress, serve
+from trioserve import (
+    App,
+    Completed,
+    Config,
+    ConfigError,
+    Deadlines,
+    OpenSocket,
+    Request,
+    TcpAddress,
+    UnixAddress,
+    serve,
+)
 from trioserve.server.config import Address
 from trioserve.server.listeners import open_listeners
 
@@ -164,7 +175,7 @@ async def test_an_address_that_cannot_be_listened_on_leaves_none_of_the_others_o
     before = descriptors()
 
     with pytest.raises(ConfigError):
-        await open_listeners((TcpAddress("127.0.0.1", 0), UnixAddress(path), server.addresses[0]), 100)
+        await open_listeners((TcpAddress("127.0.0.1", 0), UnixAddress(path), server.addresses[0]), 100, Deadlines())
 
     assert descriptors() == before
     assert not Path(path).exists()

@@ -9,7 +9,7 @@ import math
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +19,20 @@ from trioserve.core.errors import ConfigError
 from trioserve.core.limits import Deadlines, Limits
 from trioserve.server.config import Address, OpenSocket, TcpAddress, UnixAddress
 
+Option = tuple[int, int, int]
+"""Of a socket: its level, its name, its value."""
+
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A listening, non-blocking socket, and the address that it is bound to, with the port that the system chose."""
+    """A listening, non-blocking socket, and the address that it is bound to, with the port that the system chose.
+
+    `options` are to be set on each socket that is accepted, as it does not have them from its listener.
+    """
 
     socket: socket.socket
     address: Address
+    options: tuple[Option, ...]
 
 
 def backlog_of(limits: Limits) -> int:
@@ -33,28 +40,29 @@ def backlog_of(limits: Limits) -> int:
     return int(min(limits.backlog, 65_535))
 
 
-async def open_listeners(addresses: Sequence[Address], backlog: int) -> list[Listener]:
+async def open_listeners(addresses: Sequence[Address], backlog: int, deadlines: Deadlines) -> list[Listener]:
     """Listeners for all addresses; a host name with several addresses gives several.
 
     Raises:
         ConfigError: an address cannot be listened on. None of the sockets is left open then.
     """
+    options = tcp_options(deadlines)
     with contextlib.ExitStack() as undo:
         listeners = []
         for address in addresses:
-            for sock in await _open(address, backlog):
-                listener = Listener(sock, bound(address, sock))
+            for sock in await _open(address, backlog, options):
+                listener = Listener(sock, bound(address, sock), _not_inherited(sock, options))
                 undo.callback(close_listener, listener)
                 listeners.append(listener)
         undo.pop_all()
         return listeners
 
 
-async def _open(address: Address, backlog: int) -> list[socket.socket]:
+async def _open(address: Address, backlog: int, options: Sequence[Option]) -> list[socket.socket]:
     try:
         match address:
             case TcpAddress():
-                return await _open_tcp(address.host, address.port, backlog)
+                return await _open_tcp(address.host, address.port, backlog, options)
             case UnixAddress():
                 return [_open_unix(address.path, backlog)]
             case OpenSocket():
@@ -63,7 +71,7 @@ async def _open(address: Address, backlog: int) -> list[socket.socket]:
         raise ConfigError(f"cannot listen on {address}: {_why(error)}") from error
 
 
-async def _open_tcp(host: str, port: int, backlog: int) -> list[socket.socket]:
+async def _open_tcp(host: str, port: int, backlog: int, options: Sequence[Option]) -> list[socket.socket]:
     found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listeners: list[socket.socket] = []
     try:
@@ -74,6 +82,8 @@ async def _open_tcp(host: str, port: int, backlog: int) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 # Each address for itself: "::" does not take the port of "0.0.0.0" as well.
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if OPTIONS_ARE_INHERITED:
+                set_options(listener, options)
             listener.bind(sockaddr)
             _listen(listener, backlog)
     except BaseException:
@@ -194,33 +204,56 @@ def _path(sock: socket.socket) -> str:
 
 
 OPTIONS_ARE_INHERITED: bool = sys.platform == "linux"
-"""True where an accepted socket has the options that its listener had. Then they are set there, once, and not at each
-accept, which six calls of the system would make dearer by a tenth. Where several servers accept at one listener, they
-are as the last of them has set them."""
+"""True where a socket has the options that its listener had when the client's handshake was complete, which is before
+it is accepted. So they are set on a listener before it listens, and never later: whoever waits in its backlog by then
+would have none. At each accept they would be six calls of the system, which make it dearer by a tenth."""
 
 
-def set_options(sock: socket.socket, deadlines: Deadlines) -> None:
-    """The options of an accepted TCP socket, or of its listener: no delay for small writes, little in the system for a
-    client that does not read, and silence noticed within `Deadlines.vanish`.
+def _not_inherited(listener: socket.socket, options: tuple[Option, ...]) -> tuple[Option, ...]:
+    """Those that must be set on each socket that is accepted: all, where somebody else has made the listener listen, as
+    with systemd.
+
+    A worker's listeners have them from its supervisor, who opened them. That is seen by their values, since nobody else
+    would set them all, and to these.
+    """
+    if listener.family == socket.AF_UNIX:
+        return ()
+    if OPTIONS_ARE_INHERITED and all(listener.getsockopt(level, name) == value for level, name, value in options):
+        return ()
+    return options
+
+
+def set_options(sock: socket.socket, options: Iterable[Option]) -> None:
+    """Set them, on an accepted socket or on one that is going to listen."""
+    for option in options:
+        sock.setsockopt(*option)
+
+
+def tcp_options(deadlines: Deadlines) -> tuple[Option, ...]:
+    """Those of an accepted TCP socket: no delay for small writes, little in the system for a client that does not read,
+    and silence noticed within `Deadlines.vanish`.
 
     Keepalive finds a silent peer only while nothing is unacknowledged, TCP_USER_TIMEOUT only while something is, or
     once keepalive has sent a probe. Together they end a connection within the time: the first probe goes out after
     half of it, further ones each sixth, and after five sixths without a sign of life the kernel gives up. It looks at
     that only when it sends a probe, and counts those in whole seconds; so the last look must come before the end.
     """
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
     if sys.platform == "linux":
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_UNSENT)
+        options.append((socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_UNSENT))
     if deadlines.vanish == math.inf:
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        return tuple(options)
+    options.append((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1))
     if sys.platform == "linux":
         vanish = deadlines.vanish
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, min(int(vanish / 2), _LONGEST_KEEPALIVE))
         interval = max(1, int(vanish / 6))
         patience = min(vanish * 5 / 6, vanish - interval - 0.2)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, min(interval, _LONGEST_KEEPALIVE))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(patience * 1000), 2**31 - 1))
+        options += [
+            (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, min(int(vanish / 2), _LONGEST_KEEPALIVE)),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, min(interval, _LONGEST_KEEPALIVE)),
+            (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(patience * 1000), 2**31 - 1)),
+        ]
+    return tuple(options)
 
 
 MOST_UNSENT = 262_144

@@ -58,14 +58,7 @@ from trioserve.server import admission
 from trioserve.server.background import BackgroundWork
 from trioserve.server.config import Address, Config, HangupNews
 from trioserve.server.descriptors import Reserve
-from trioserve.server.listeners import (
-    OPTIONS_ARE_INHERITED,
-    Listener,
-    backlog_of,
-    close_listener,
-    open_listeners,
-    set_options,
-)
+from trioserve.server.listeners import Listener, backlog_of, close_listener, open_listeners, set_options
 from trioserve.server.opening import Opening, needs_opening
 
 _connection_ids = itertools.count(1)
@@ -114,12 +107,10 @@ async def serve(
     hasten = hasten if hasten is not None else trio.Event()
     server = Server(app, config, replaced=replace, stopping=drain)
     backlog = backlog_of(config.limits)
-    listeners = await open_listeners(config.listen, backlog)
+    listeners = await open_listeners(config.listen, backlog, config.deadlines)
     with contextlib.ExitStack() as listening:
         for listener in listeners:
             listening.callback(close_listener, listener)
-            if OPTIONS_ARE_INHERITED and listener.socket.family != socket.AF_UNIX:
-                set_options(listener.socket, config.deadlines)
         async with server.running():
             with listening.pop_all():
                 async with trio.open_nursery() as accepting:
@@ -310,19 +301,18 @@ class Server:
             return False
         sock, peer = accepted
         try:
-            transport = self._transport(sock, peer)
+            transport = self._transport(sock, peer, listener)
         except OSError:
             sock.close()  # the client has gone already, and the system says so when options are set
         else:
             self.open(transport, listener.address)
         return True
 
-    def _transport(self, sock: socket.socket, peer: object) -> Transport:
+    def _transport(self, sock: socket.socket, peer: object, listener: Listener) -> Transport:
         client = None
         if isinstance(peer, tuple):  # (host, port, ...), of an internet socket
             client = (host_of_peer(peer[0]), peer[1])
-            if not OPTIONS_ARE_INHERITED:
-                set_options(sock, self._config.deadlines)
+            set_options(sock, listener.options)
         return SocketTransport(
             sock, client, watch=self._watch, spool=self.new_spool(), receive_buffers=self._receive_buffers
         )

@@ -168,7 +168,7 @@ class Supervisor:
         with receiver as signals, contextlib.ExitStack() as files:
             backlog = backlog_of(self._config.limits)
             for index, address in enumerate(self._config.listen):
-                for listener in await open_listeners([address], backlog):
+                for listener in await open_listeners([address], backlog, self._config.deadlines):
                     files.callback(remove_file, listener)
                     files.callback(leave_listener, listener)
                     self._listeners.append((listener, index))
