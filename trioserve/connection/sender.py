@@ -43,7 +43,6 @@ class Sender:
     """The send side of one connection."""
 
     __slots__ = (
-        "_behind",
         "_busy",
         "_content_bytes",
         "_cut",

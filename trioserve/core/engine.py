@@ -335,6 +335,7 @@ class GatedEngine(Gate, ABC):
             return self._respond_in_parts(status, good, content)
         self._check_begin(status)
         known = self.head_for_machine
+        # Of a longer head, the same function without its memory.
         whole_of = _whole if len(known) <= _MAX_REMEMBERED_SIZE else _whole.__wrapped__
         self._whole = whole = whole_of(type(self), known, status, closes)
         return Wire(STATUS_LINES[status] + lines + whole.added, content, b"")
@@ -443,7 +444,7 @@ class _Whole(NamedTuple):
     keeps_alive: bool
 
 
-@functools.lru_cache(512)  # with _MAX_REMEMBERED_SIZE, 128 KiB at the very worst; and no secret is in such a head
+@functools.lru_cache(512)  # its bytes are bounded (tests/core/test_kept.py), and no secret is in such a head
 def _whole(engine: Callable[[Limits], GatedEngine], head: bytes, status: int, closes: bool) -> _Whole:  # noqa: FBT001
     """What the machine of such an engine makes of a response that is whole, to a request with this head."""
     return engine(Limits()).whole_to(head, status, closes=closes)

@@ -6,9 +6,11 @@ look into a dictionary. Three things must stay true of that:
 
 * What a line means is a function of its bytes and of nothing else. Limits are judged by who asks.
 * No secret is remembered: only lines of the fields in `_REMEMBERED` are, which say what kind of client it is and what
-  it takes, or how the connection goes on, and never who the user is.
-* Memory is bounded: at most `MAX_REMEMBERED` lines of at most `MAX_REMEMBERED_SIZE` bytes, in each process. That is
-  half a megabyte at the very worst. When there are more, all are forgotten: those that still come are soon there again.
+  it takes, for which host and from which site it comes, or how the message is framed and the connection goes on; and
+  never who the user is.
+* Memory is bounded: at most `MAX_REMEMBERED` lines of at most `MAX_REMEMBERED_SIZE` bytes, in each process. How much
+  that can be is measured in `tests/core/test_kept.py`. When there are more, all are forgotten: those that still come
+  are soon there again.
 """
 
 from __future__ import annotations

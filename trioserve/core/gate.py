@@ -73,7 +73,9 @@ _ACTED_ON = FRAMING | _FOR_MACHINE | {b"host", b"expect"}
 # What every method is to a machine, which asks no more than how it must answer.
 _FOR_MACHINE_IS = {"HEAD": b"HEAD / HTTP/%b\r\nhost: a\r\n", "CONNECT": b"CONNECT a:1 HTTP/%b\r\nhost: a:1\r\n"}
 _ANY_OTHER = b"GET / HTTP/%b\r\nhost: a\r\n"
+# Of larger heads, and of such as have more fields that are acted on, the terms are not remembered.
 _SMALL_HEAD = 2048
+_FEW_ACTED_ON = 5
 _END_WITHOUT_TRAILERS = EndOfRequest(())
 _VERSIONS = (b"HTTP/1.1\r\n", b"HTTP/1.0\r\n")
 
@@ -246,9 +248,11 @@ class Gate:
         method, target, version = line[0].decode("ascii").split()
         self.method = method
         version = version[5:]  # behind HTTP/
-        terms_of = _terms if end - start <= _SMALL_HEAD else _terms.__wrapped__
         for_machine = _FOR_MACHINE_IS.get(method, _ANY_OTHER)
-        terms = terms_of(for_machine, version, tuple([field for field in fields if field[0] in _ACTED_ON]))
+        acted_on = tuple([field for field in fields if field[0] in _ACTED_ON])
+        is_kept = end - start <= _SMALL_HEAD and len(acted_on) <= _FEW_ACTED_ON
+        terms_of = _terms if is_kept else _terms.__wrapped__  # the same function without its memory
+        terms = terms_of(for_machine, version, acted_on)
         length = terms.content_length
         self.head = head = RequestHead(
             method, target, version, fields, length, authority_of(method, target, terms.host)
@@ -479,7 +483,7 @@ class _Terms(NamedTuple):
     for_machine: bytes
 
 
-@functools.lru_cache(128)  # with _SMALL_HEAD, half a megabyte at the very worst; and no secret is in these fields
+@functools.lru_cache(128)  # its bytes are bounded (tests/core/test_kept.py), and no secret is in these fields
 def _terms(for_machine: bytes, http_version: str, acted_on: Sequence[Field]) -> _Terms:
     """The terms of a head with these fields of those that are `_ACTED_ON`. What the machine is told begins as given.
 
