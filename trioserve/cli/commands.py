@@ -110,7 +110,7 @@ def main(context: click.Context) -> None:
 )
 @word_option("--half-close", HalfClose.ABORT, "What a client's FIN after its request means.")
 @word_option("--hangup-news", default_hangup_news(), "Where news of a hangup comes from.")
-@word_option("--engine", EngineName.H11, "The machine that speaks HTTP/1.1; h11r is faster, and an extra of its own.")
+@word_option("--engine", EngineName.H11, "What speaks HTTP/1.1; h11r is faster with streams, and an extra of its own.")
 @option(
     "--proxy-protocol/--no-proxy-protocol",
     default=False,

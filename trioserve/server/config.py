@@ -140,8 +140,8 @@ class Config:
     # What nginx, Go and hyper take a FIN for.
     half_close: HalfClose = HalfClose.ABORT
     hangup_news: HangupNews = field(default_factory=default_hangup_news)
-    # The machine that speaks HTTP/1.1. They behave the same; the other one is faster, and needs what the extra `fast`
-    # installs.
+    # What speaks HTTP/1.1. The engines behave the same; the other one is faster where responses are streams, and needs
+    # what the extra `fast` installs.
     engine: EngineName = EngineName.H11
     # Peers that are believed when they say for whom they pass on a request: addresses and networks ("10.0.0.0/8"), and
     # "unix" for whoever connects to a Unix socket. Nobody, since whoever reaches the port can write such fields. What
