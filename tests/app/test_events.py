@@ -104,6 +104,8 @@ def heard(*events: Event) -> list[Heard]:
         (Event(retry=0), b"retry: 0\n\n"),
         (Event(comment="a\nb"), b": a\n: b\n\n"),
         (Event(comment=""), b": \n\n"),
+        (Event("a\rb"), b"data: a\ndata: b\n\n"),
+        (Event(comment="a\rb"), b": a\n: b\n\n"),
     ],
 )
 def test_an_event_is_written_in_lines(event, written):

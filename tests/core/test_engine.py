@@ -1043,6 +1043,27 @@ def test_of_a_head_that_is_not_complete_or_was_refused_the_request_line_is_known
     assert engine.request_line == ("GET", "/a", "1.1")
 
 
+def test_of_a_head_that_was_answered_before_it_was_complete_no_more_is_taken():
+    engine = new_engine(LIMITS)
+    engine.receive_data(b"GET /a HTTP/1.1\r\nHos")
+    assert engine.next_event() is NEED_DATA
+    answer(engine, 408)
+    engine.receive_data(b"t: a\r\n\r\n")
+    with pytest.raises(RequestError):
+        engine.next_event()
+
+
+def test_an_answer_to_a_refused_head_leaves_the_refusal_as_it_was():
+    engine = new_engine(Limits(target=10))
+    engine.receive_data(b"GET /" + b"x" * 20 + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+    for _ in range(2):
+        with pytest.raises(RequestError) as caught:
+            engine.next_event()
+        assert caught.value.status == 414
+        if not engine.response_complete:
+            answer(engine, 414)
+
+
 def test_a_part_before_the_head_is_refused():
     with pytest.raises(ResponseError):
         engine_after(GET).send_part(b"x")

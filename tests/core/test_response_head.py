@@ -185,6 +185,12 @@ def test_rfc9110_8_6_a_304_tells_the_length_that_a_200_would_have():
     assert sent(304, [LENGTH]) == [LENGTH]
 
 
+def test_rfc9110_8_6_a_length_has_no_more_digits_than_any_machine_can_count_with():
+    assert sent(200, [(b"content-length", b"9" * 18)])
+    with pytest.raises(ResponseError, match="not one number of bytes"):
+        sent(200, [(b"content-length", b"9" * 19)])
+
+
 # Whatever a handler says
 
 

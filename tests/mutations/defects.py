@@ -323,9 +323,30 @@ DEFECTS = (
     Defect(
         "a-line-break-in-a-value-begins-a-field",
         "core/response_head.py",
-        r'_LINE = re.compile(rb"[^:]++: (?![ \t])[\t\x20',
-        r'_LINE = re.compile(rb"[^:]++: (?![ \t])[\t\r\n\x20',
+        r"[\t\x20-\x7e\x80-\xff]*+\r\n(?<![ \t]\r\n))",
+        r"[\t\r\n\x20-\x7e\x80-\xff]*\r\n(?<![ \t]\r\n))",
         ("tests/core/test_response_head.py::test_rfc9110_5_5_a_value_that_http_cannot_carry_is_refused",),
+    ),
+    Defect(
+        "a-refusal-is-forgotten-for-the-next-one",
+        "core/gate.py",
+        "self._refusal = self._refusal or (status, detail)",
+        "self._refusal = (status, detail)",
+        ("tests/core/test_engine.py::test_an_answer_to_a_refused_head_leaves_the_refusal_as_it_was",),
+    ),
+    Defect(
+        "the-rest-of-a-head-that-was-answered-early-is-taken",
+        "core/engine.py",
+        '        self.refuse(400, "the request was answered before its head was complete")\n',
+        "",
+        ("tests/core/test_engine.py::test_of_a_head_that_was_answered_before_it_was_complete_no_more_is_taken",),
+    ),
+    Defect(
+        "terms-of-many-fields-are-kept",
+        "core/gate.py",
+        "is_kept = end - start <= _SMALL_HEAD and len(acted_on) <= _FEW_ACTED_ON",
+        "is_kept = end - start <= _SMALL_HEAD",
+        ("tests/core/test_kept.py::test_nobody_can_make_a_process_remember_more_than_a_megabyte",),
     ),
     Defect(
         "a-switch-goes-to-a-protocol-that-nobody-offered",
