@@ -346,7 +346,7 @@ DEFECTS = (
         "core/gate.py",
         "is_kept = end - start <= _SMALL_HEAD and len(acted_on) <= _FEW_ACTED_ON",
         "is_kept = end - start <= _SMALL_HEAD",
-        ("tests/core/test_kept.py::test_nobody_can_make_a_process_remember_more_than_a_megabyte",),
+        ("tests/core/test_kept.py::test_nobody_can_make_a_process_remember_more_than_so_much",),
     ),
     Defect(
         "a-switch-goes-to-a-protocol-that-nobody-offered",
