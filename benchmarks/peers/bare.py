@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Awaitable, Callable
 
@@ -22,8 +23,10 @@ async def _accept(serve: Serve, port: int) -> None:
         async with trio.open_nursery() as nursery:
             while True:
                 await trio.lowlevel.wait_readable(listener)
-                connection, _ = listener.accept()
-                nursery.start_soon(_serve, serve, connection)
+                with contextlib.suppress(BlockingIOError):
+                    while True:  # all that have come, for one wake-up
+                        connection, _ = listener.accept()
+                        nursery.start_soon(_serve, serve, connection)
 
 
 async def _serve(serve: Serve, connection: socket.socket) -> None:

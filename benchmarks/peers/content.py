@@ -20,4 +20,4 @@ ECHO = bytes(range(32, 96)) * 160
 """10 KB, which is sent to /echo."""
 
 UPLOAD = b"0123456789abcdef" * (10 * 2**16)
-"""10 MB, which is sent to /upload."""
+"""10 MiB, which is sent to /upload."""
