@@ -18,6 +18,11 @@ class Options:
     quick: bool  # less of everything: the whole suite takes under two minutes
     server_core: int
     load_core: int
+    peers: tuple[str, ...] | None = None  # keys of the servers that were asked for; None: all
+
+    def wants(self, key: str) -> bool:
+        """Whether this server is to be measured."""
+        return self.peers is None or key in self.peers
 
 
 def cores() -> tuple[int, int]:

@@ -14,7 +14,11 @@ class Promise(NamedTuple):
     what: str
     bound: str
     seen: str
-    kept: bool
+    kept: bool | None  # None: the spread of what was seen has the bound in it, so that it cannot be told
+
+    @property
+    def verdict(self) -> str:
+        return {True: "kept", False: "**BROKEN**", None: "cannot be told"}[self.kept]
 
 
 def at_most(what: str, seen: float, bound: float, unit: str = "") -> Promise:
@@ -31,8 +35,8 @@ def exactly(what: str, seen: float, wanted: float) -> Promise:
 
 def promise_table(promises: Sequence[Promise]) -> str:
     columns = ("promise", ">bound", ">seen", "")
-    return table(columns, [(p.what, p.bound, p.seen, "kept" if p.kept else "**BROKEN**") for p in promises])
+    return table(columns, [(p.what, p.bound, p.seen, p.verdict) for p in promises])
 
 
 def exit_code(promises: Sequence[Promise]) -> int:
-    return 0 if all(promise.kept for promise in promises) else 1
+    return 1 if any(promise.kept is False for promise in promises) else 0

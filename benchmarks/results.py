@@ -10,6 +10,7 @@ verdicts) is computed where it is shown, and is in no file.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,7 +19,7 @@ from typing import Any, Self
 
 from benchmarks.promises import Promise
 
-FORMAT = 1
+FORMAT = 2
 """Of the file. Another number is another meaning."""
 
 
@@ -52,6 +53,18 @@ class Figure:
     @property
     def greatest(self) -> float:
         return max(self.values)
+
+    @property
+    def between(self) -> tuple[float, float]:
+        """Where the median lies with 95 % certainty, by the order of the values alone: each is above it or below it as
+        heads or tails are. Of fewer than nine values, these are the least and the greatest.
+        """
+        count = len(self.values)
+        dropped, outside = 0, 2.0 ** (1 - count)  # the chance that the median is beyond the outermost values
+        while (outside := outside + math.comb(count, dropped + 1) * 2.0 ** (1 - count)) <= 0.05:
+            dropped += 1
+        ordered = sorted(self.values)
+        return ordered[dropped], ordered[-1 - dropped]
 
     def to(self, base: Figure) -> Figure:
         """How many times the other, round by round, since what disturbs the machine disturbs a whole round."""

@@ -20,7 +20,7 @@ SETTLE = 0.3
 
 
 def connections_of(options: Options) -> int:
-    return 1000 if options.quick else 4000
+    return 1000 if options.quick else 3000
 
 
 def _estimate(options: Options) -> float:

@@ -33,16 +33,16 @@ def chosen(options: Options) -> list[Situation]:
 def amount(options: Options) -> Amount:
     if options.quick:
         return Amount(repetitions=30, least=2, seconds=0.15)
-    return Amount(repetitions=200, least=5, seconds=3.0)
+    return Amount(repetitions=200, least=5, seconds=1.5)
 
 
 def _estimate(options: Options) -> float:
     """Of one situation."""
-    return 0.2 if options.quick else 3.0
+    return 0.2 if options.quick else 1.5
 
 
 def seconds(options: Options) -> float:
-    return _estimate(options) * len(chosen(options))
+    return _estimate(options) * len(chosen(options)) if options.wants("trioserve") else 0.0
 
 
 def measure(options: Options, progress: Progress) -> Result:

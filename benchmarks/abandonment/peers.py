@@ -24,10 +24,12 @@ class Peer:
     """One server.
 
     Args:
+        key: as in --peer.
         needs: modules that must be installed.
         is_quick: the quick mode has it, too.
     """
 
+    key: str
     name: str
     module: str
     arguments: tuple[str, ...] = ()
@@ -67,9 +69,10 @@ class PeerProcess(ServerProcess):
 GO = "go"
 
 PEERS = (
-    Peer("trioserve", "trioserve_app", is_quick=True),
-    Peer("trioserve, h11r", "trioserve_app", ("h11r",), needs=("h11r",)),
+    Peer("trioserve", "trioserve", "trioserve_app", is_quick=True),
+    Peer("trioserve-h11r", "trioserve, h11r", "trioserve_app", ("h11r",), needs=("h11r",)),
     Peer(
+        "uvicorn-starlette",
         "uvicorn, Starlette",
         "asgi_app",
         ("uvicorn",),
@@ -77,25 +80,33 @@ PEERS = (
         is_quick=True,
     ),
     Peer(
-        "granian, Starlette",
+        "granian-starlette",
+        "granian (embedded), Starlette",
         "asgi_app",
         ("granian",),
         needs=("granian", "starlette", "uvloop"),
     ),
     Peer(
+        "aiohttp",
         "aiohttp, handler_cancellation",
         "aiohttp_app",
         needs=("aiohttp",),
         is_quick=True,
     ),
-    Peer("hypercorn, Quart-Trio", "quart_app", needs=("hypercorn", "quart_trio")),
-    Peer("Go net/http", GO),
+    Peer("hypercorn-quart", "hypercorn, Quart-Trio", "quart_app", needs=("hypercorn", "quart_trio")),
+    Peer("go", "Go net/http", GO),
 )
 
 
 def chosen(options: Options, *, engines: bool) -> list[Peer]:
-    """Those to be measured; `engines`: with our other engines, too."""
-    return [peer for peer in PEERS if (peer.is_quick or not options.quick) and (engines or not peer.is_another_engine)]
+    """Those to be measured; `engines`: with our other engines, too. The quick mode has few, if none were asked for."""
+    return [
+        peer
+        for peer in PEERS
+        if options.wants(peer.key)
+        and (peer.is_quick or not options.quick or options.peers is not None)
+        and (engines or not peer.is_another_engine)
+    ]
 
 
 def row_of_each(

@@ -44,7 +44,7 @@ GIVE_UP = 0.05
 """Seconds after which a client leaves."""
 
 TRIES = 3
-LOADS = (0.5, 1.0, 2.0, 4.0)
+LOADS = (1.0, 2.0, 4.0)
 
 WARM_UP = 0.5
 """Seconds of each load that are not counted: until all who came in them have gone."""
@@ -79,11 +79,11 @@ class Point:
 
 
 def loads_of(options: Options) -> tuple[float, ...]:
-    return LOADS[1::2] if options.quick else LOADS
+    return LOADS[::2] if options.quick else LOADS
 
 
 def seconds_of(options: Options) -> float:
-    return 1.5 if options.quick else 3.0
+    return 1.5 if options.quick else 2.0
 
 
 def _estimate(options: Options) -> float:

@@ -30,6 +30,7 @@ from benchmarks.abandonment.peers import PEERS, Peer, chosen, row_of_each
 from benchmarks.abandonment.servers.backend import SLICE, SLICES
 from benchmarks.answers import read_answer
 from benchmarks.options import Options, Progress
+from benchmarks.process_facts import exact_cpu_seconds
 from benchmarks.promises import at_most
 from benchmarks.results import Figure, Result, Row
 from benchmarks.server_process import ServerProcess
@@ -39,8 +40,6 @@ OURS = PEERS[0].name
 
 AT_ONCE = 4
 """Clients at a time."""
-
-_CPUCLOCK_SCHED = 2  # linux/posix-timers.h
 
 SETTLE = 0.2
 """Seconds for a server to end what it does, before its CPU time is read: far more than what can be in hand, if the CPU
@@ -115,7 +114,7 @@ def rounds_of(options: Options) -> int:
 
 
 def requests_of(options: Options) -> int:
-    return 16 if options.quick else 60
+    return 16 if options.quick else 40
 
 
 def _estimate(options: Options) -> float:
@@ -131,12 +130,12 @@ def measure(options: Options, progress: Progress) -> Result:
     rows, left_out = row_of_each(
         chosen(options, engines=False), lambda peer: one_server(peer, options), progress, _estimate(options)
     )
-    ours = next(row for row in rows if row.name == OURS)
+    ours = next((row.figures for row in rows if row.name == OURS), {})
     return Result(
         NAME,
         "Wasted work: every second client leaves early",
         rows,
-        tuple(at_most(f"{OURS}: {name}", round(figure.median, 3), 1.05) for name, figure in ours.figures.items()),
+        tuple(at_most(f"{OURS}: {name}", round(figure.median, 3), 1.05) for name, figure in ours.items()),
         f"{SLICES} slices of {SLICE * 1000:g} ms for each request, {AT_ONCE} at once. What was done, over what was of "
         "use: 1 is no waste. Of use is all that is done for those who stay, and what was done for the others until "
         "they left." + left_out,
@@ -172,13 +171,6 @@ def measured(server: ServerProcess, shape: Shape, plan: list[float | None], name
     after = exact_cpu_seconds(server.pid)
     slices = notes_of(server.port).slices
     return Load(closes, {name: slices[name] for name in slices.keys() - known}, after - before)
-
-
-def exact_cpu_seconds(pid: int) -> float:
-    """CPU time that a process has used, from its own clock, which is finer than /proc's ticks of 10 ms. None of the
-    servers here has children.
-    """
-    return time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED)
 
 
 def put_load(port: int, shape: Shape, plan: list[float | None], names: Iterator[int]) -> dict[int, float]:

@@ -1,6 +1,7 @@
 """The measurements that are about clients that leave: modules of `benchmarks.abandonment`, in the order of the report.
 
-Each has `NAME: str` (as in --only), `def seconds(options: Options) -> float` (an estimate of how long it takes) and
+Each has `NAME: str` (as in --only), `def seconds(options: Options) -> float` (an estimate of how long it takes; 0: none
+of the servers that were asked for is in it, and it is not measured) and
 `def measure(options: Options, progress: Progress) -> Result`, which calls `progress.step(text, estimated)` so that the
 estimates of its steps add up to `seconds(options)`.
 """

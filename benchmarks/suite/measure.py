@@ -1,4 +1,5 @@
 """The rounds: in each, every server of a workload is asked in turn, so what disturbs the machine disturbs all alike.
+Each round begins with another server, so that none is always asked first, or always long after another.
 
 The servers of a workload live at the same time; only one is asked at a time. What a server has used of the processor
 while it was asked, with all its processes, is divided by the requests that the load counts.
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.options import Options, Progress
 from benchmarks.results import Figure, Result, Row
@@ -17,6 +19,8 @@ from benchmarks.suite.peers import Command, Peer, servers_of
 from benchmarks.suite.servers import Server, Servers, StartError
 from benchmarks.suite.workloads import Workload
 from benchmarks.suite.wrk import Answered, LoadError, put_load
+
+_Any = TypeVar("_Any")
 
 CPU = "CPU a request"
 RATE = "requests"
@@ -41,7 +45,7 @@ class Task:
 
     def seconds(self, options: Options) -> float:
         """An estimate of its rounds, without the start of servers."""
-        return len(self.peers) * options.rounds * _round(self.workload, options)
+        return len(self.peers) * _rounds(self.workload, options) * _round(self.workload, options)
 
     def commands(self) -> set[Command]:
         return {_command(peer, self.workload) for peer in self.peers}
@@ -112,9 +116,10 @@ class Bench:
     def _measure(self, task: Task) -> Result:
         workload = task.workload
         measured = [_Measured(peer) for peer in self._usable(task)]
-        for round_ in range(self._options.rounds):
-            for one in list(measured):
-                told = f"{workload.name}, round {round_ + 1}/{self._options.rounds}: {one.peer.key}"
+        rounds = _rounds(workload, self._options)
+        for round_ in range(rounds):
+            for one in in_turn(measured, round_, rounds):
+                told = f"{workload.name}, round {round_ + 1}/{rounds}: {one.peer.key}"
                 try:
                     self._one_round(one, workload)
                 except LoadError as error:
@@ -164,13 +169,12 @@ class Bench:
 
     def _one_round(self, one: _Measured, workload: Workload) -> None:
         server = self._servers[_command(one.peer, workload)]
-        seconds = _load_seconds(workload, self._options)
-        cpu, answered = self._cost(workload, server, workload.settle + seconds)
-        requests = answered.requests
+        cpu, answered = self._cost(workload, server, workload.settle + _load_seconds(workload, self._options))
+        requests, seconds = answered.requests, answered.seconds
         if workload.settle:
             settling, settled = self._cost(workload, server, workload.settle)
-            cpu, requests = cpu - settling, requests - settled.requests
-        if requests <= 0 or cpu <= 0:
+            cpu, requests, seconds = cpu - settling, requests - settled.requests, seconds - settled.seconds
+        if requests <= 0 or cpu <= 0 or seconds <= 0:
             raise LoadError("no request was answered")
         one.cpu.append(cpu / requests * 1e6)
         one.rate.append(requests / seconds)
@@ -198,8 +202,20 @@ def _command(peer: Peer, workload: Workload) -> Command:
     return command
 
 
+def in_turn(all_of_them: Sequence[_Any], round_: int, rounds: int) -> list[_Any]:
+    """The order of a round: that of the list, but from another place on."""
+    first = round_ * max(1, len(all_of_them) // rounds) % max(1, len(all_of_them))
+    return [*all_of_them[first:], *all_of_them[:first]]
+
+
+def _rounds(workload: Workload, options: Options) -> int:
+    return options.rounds * workload.turns
+
+
 def _load_seconds(workload: Workload, options: Options) -> int:
     """Of load for each server in each round."""
+    if workload.turns > 1:
+        return 1
     return max(1, options.seconds * workload.weight // 2)
 
 

@@ -50,18 +50,10 @@ class Peer:
         for program in self.programs:
             if shutil.which(program) is None:
                 return f"{program} is not installed"
-        if self.key == H11R and not knows_engines():
-            return "this trioserve has no --engine"
         return None
 
 
 H11R = "trioserve-h11r"
-
-
-def knows_engines() -> bool:
-    from trioserve import Config
-
-    return "engine" in Config.__dataclass_fields__
 
 
 def python(module: str, *arguments: str) -> Command:
@@ -132,7 +124,8 @@ def granian(app: str) -> Callable[[Workload], Command | None]:
             Manner.TWO_WORKERS: ("--workers", "2"),
         }[workload.manner]
         quiet = ("--no-access-log", "--log-level", "warning")
-        return python("granian", "--interface", "asgi", "--port", "{port}", *quiet, *manner, f"{APPS}.{app}:app")
+        serving = ("--interface", "asgi", "--loop", "uvloop", "--port", "{port}")
+        return python("granian", *serving, *quiet, *manner, f"{APPS}.{app}:app")
 
     return command
 
@@ -202,8 +195,10 @@ PEERS = (
         ("uvicorn", "httptools", "uvloop", "fastapi"),
     ),
     Peer("uvicorn-h11", "uvicorn (h11, asyncio), no framework", uvicorn("asgi_app", *SLOW), ("uvicorn",)),
-    Peer("granian", "granian, no framework", granian("asgi_app"), ("granian",)),
-    Peer("granian-starlette", "granian, Starlette", granian("starlette_app"), ("granian", "starlette")),
+    Peer("granian", "granian (uvloop), no framework", granian("asgi_app"), ("granian", "uvloop")),
+    Peer(
+        "granian-starlette", "granian (uvloop), Starlette", granian("starlette_app"), ("granian", "uvloop", "starlette")
+    ),
     Peer("aiohttp", "aiohttp (uvloop, handler_cancellation)", aiohttp, ("aiohttp", "uvloop")),
     Peer("hypercorn", "hypercorn on trio, no framework", on_trio("hypercorn", "asgi_app"), ("hypercorn",)),
     Peer(

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.promises import Promise
 from benchmarks.results import Report
 from benchmarks.suite import plots
 from benchmarks.suite import report as reports
+from benchmarks.suite.targets import REMEMBERED
 
 ROOT = Path(__file__).parent.parent.parent
 PUBLISHED = ROOT / "docs" / "benchmarks"
@@ -46,19 +48,26 @@ def show(report: Report, document: Path) -> None:
 
 def shown(report: Report, folder: str) -> str:
     """The pictures, which are in that folder, the table of plaintext, what was promised, and where it was measured."""
-    kept = sum(promise.kept for promise in report.all_promises)
-    broken = [promise for promise in report.all_promises if not promise.kept]
+    kept = sum(promise.kept is True for promise in report.all_promises)
+    others = [promise for promise in report.all_promises if promise.kept is not True]
     parts = [
         f"![CPU microseconds that a plaintext request costs, server by server]({folder}plaintext.svg)",
         reports.headline(report),
+        REMEMBERED if report.result("plaintext") else "",
         f"![The same for other workloads]({folder}workloads.svg)",
         f"Of {len(report.all_promises)} promises {kept} were kept"
-        + (":" if broken else ".")
-        + "".join(f"\n* not kept: {promise.what}: {promise.bound}, and it was {promise.seen}" for promise in broken),
+        + (":" if others else ".")
+        + "".join(
+            f"\n* {_told(promise)}: {promise.what}: {promise.bound}, and it was {promise.seen}" for promise in others
+        ),
         f"[All results]({folder}results.md), with the other workloads, their spreads, and what departures cost.",
         "Measured: " + "; ".join(f"{name} {value}" for name, value in report.conditions.items()) + ".",
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _told(promise: Promise) -> str:
+    return "cannot be told" if promise.kept is None else "not kept"
 
 
 def replaced(text: str, between: str) -> str:

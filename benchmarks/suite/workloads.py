@@ -43,9 +43,11 @@ class Workload:
         right: whether the content of an answer is the right one.
         pipelined: so many requests are sent at once on a connection.
         weight: 2 where promises are so tight that it is measured for twice as long as the others.
+        turns: so many rounds, each of a second, in place of one: for servers that differ by next to nothing.
         settle: seconds of load that are taken off, because in them connections are made and not only used.
         floor: what the floor does for it; None: there is none worth the name.
-        rivals: keys of the servers beside the floor and our own two.
+        rivals: keys of the servers beside the regulars.
+        regulars: keys of those that nearly every workload has: the floor, and our own two.
     """
 
     name: str
@@ -61,8 +63,10 @@ class Workload:
     pipelined: int = 1
     manner: Manner = Manner.PLAIN
     weight: int = 1
+    turns: int = 1
     settle: int = 0
     floor: Floor | None = None
+    regulars: tuple[str, ...] = ("floor", "trioserve", "trioserve-h11r")
 
     @property
     def closes(self) -> bool:
@@ -71,7 +75,7 @@ class Workload:
 
     @property
     def peers(self) -> tuple[str, ...]:
-        return ("floor", "trioserve", "trioserve-h11r", *self.rivals)
+        return (*self.regulars, *self.rivals)
 
 
 def says(text: str) -> Callable[[bytes], bool]:
@@ -107,7 +111,7 @@ BROWSER = (
     ("Accept-Language", "en-GB,en;q=0.9,de;q=0.8"),
     ("Cookie", "session=Zm9yIGEgYnJvd3NlciBvZiBhIHVzdWFsIHNpemU; theme=dark; seen=1,2,3,5,8,13; consent=necessary"),
 )
-"""What a browser sends with a click on a link: 900 bytes with the request line."""
+"""What a browser sends with a click on a link: 740 bytes with the request line and Host."""
 
 EVERYBODY = (
     "bare-h11",
@@ -140,11 +144,20 @@ WORKLOADS = (
         floor=Floor.PLAIN,
     ),
     Workload(
+        "watch",
+        "With and without the hangup watch",
+        "Plaintext again, by these two in turn and in many short rounds, since what they differ by is small.",
+        says(HELLO),
+        ("trioserve", "trioserve-unwatched"),
+        turns=4,
+        regulars=(),
+    ),
+    Workload(
         "json",
         "JSON, 1 KB",
         "A document, encoded anew for each request.",
         is_document,
-        ("uvicorn", "uvicorn-starlette", "uvicorn-fastapi", "granian-starlette", "aiohttp", "go"),
+        ("uvicorn", "granian-starlette", "aiohttp", "go"),
         target="/json",
         floor=Floor.JSON,
     ),
@@ -153,16 +166,16 @@ WORKLOADS = (
         "Path parameter and query",
         "`/items/4711?color=green&page=3`: the number is taken out of the path, and both out of the query.",
         says("4711 green 3"),
-        ("uvicorn-starlette", "uvicorn-fastapi", "granian-starlette", "aiohttp", "go"),
+        ("uvicorn-starlette", "aiohttp"),
         target="/items/4711?color=green&page=3",
         floor=Floor.PARAMETERS,
     ),
     Workload(
         "browser",
         "A browser's head",
-        "Plaintext again, but the request has the fields that a browser sends, 900 bytes of them.",
+        "Plaintext again, but the request has the fields that a browser sends, 740 bytes with the request line.",
         says(HELLO),
-        ("uvicorn-h11", "uvicorn", "uvicorn-starlette", "aiohttp", "go"),
+        ("uvicorn-h11", "uvicorn", "aiohttp"),
         fields=BROWSER,
         floor=Floor.PLAIN,
     ),
@@ -171,7 +184,7 @@ WORKLOADS = (
         "Echo, 10 KB",
         "10 KB are sent and come back.",
         lambda content: content == ECHO,
-        ("uvicorn-h11", "uvicorn", "uvicorn-starlette", "aiohttp", "go"),
+        ("uvicorn-h11", "uvicorn", "aiohttp"),
         method="POST",
         target="/echo",
         body=ECHO,
@@ -182,7 +195,7 @@ WORKLOADS = (
         "1 MB in one piece",
         "A response of 1 MB that the handler has as a whole.",
         lambda content: content == LARGE,
-        ("uvicorn", "uvicorn-starlette", "granian", "aiohttp", "go"),
+        ("uvicorn", "granian", "aiohttp", "go"),
         target="/large",
         floor=Floor.LARGE,
     ),
@@ -191,16 +204,16 @@ WORKLOADS = (
         "1 MB in sixteen pieces",
         "The same, streamed: the handler hands over 64 KB at a time, without a length.",
         lambda content: content == LARGE,
-        ("uvicorn", "uvicorn-starlette", "aiohttp", "go"),
+        ("uvicorn", "aiohttp", "go"),
         target="/stream",
         floor=Floor.LARGE,
     ),
     Workload(
         "upload",
-        "10 MB up",
-        "The handler takes a body of 10 MB in parts, and counts its bytes.",
+        "10 MiB up",
+        "The handler takes a body of 10 MiB in parts, and counts its bytes.",
         says(str(len(UPLOAD))),
-        ("uvicorn", "uvicorn-starlette", "aiohttp", "go"),
+        ("uvicorn", "aiohttp", "go"),
         method="POST",
         target="/upload",
         body=UPLOAD,
@@ -211,7 +224,7 @@ WORKLOADS = (
         "Pipelined",
         "Plaintext, but each client sends sixteen requests at once.",
         says(HELLO),
-        ("uvicorn-h11", "uvicorn", "aiohttp", "go"),
+        ("uvicorn-h11", "uvicorn", "aiohttp"),
         pipelined=16,
         floor=Floor.PIPELINED,
     ),
@@ -220,7 +233,7 @@ WORKLOADS = (
         "A connection for each request",
         "Plaintext, but the client asks for the connection to be closed, and makes another one.",
         says(HELLO),
-        ("uvicorn-h11", "uvicorn", "uvicorn-starlette", "aiohttp", "go", "nginx"),
+        ("uvicorn-h11", "uvicorn", "aiohttp", "go", "nginx"),
         fields=(("Connection", "close"),),
         floor=Floor.CLOSE,
     ),
@@ -229,7 +242,7 @@ WORKLOADS = (
         "256 connections",
         "Plaintext on 256 connections that are kept.",
         says(HELLO),
-        ("uvicorn", "aiohttp", "go"),
+        ("uvicorn", "aiohttp"),
         connections=256,
         floor=Floor.PLAIN,
     ),
@@ -238,9 +251,8 @@ WORKLOADS = (
         "2,000 connections",
         "Plaintext on 2,000 connections that are kept. What it costs to make them is taken off.",
         says(HELLO),
-        ("uvicorn", "aiohttp", "go"),
+        ("uvicorn", "aiohttp"),
         connections=2000,
-        weight=2,
         settle=1,
         floor=Floor.PLAIN,
     ),
@@ -249,7 +261,7 @@ WORKLOADS = (
         "TLS",
         "Plaintext over TLS, on 32 connections that are kept.",
         says(HELLO),
-        ("uvicorn", "uvicorn-starlette", "aiohttp", "go", "nginx"),
+        ("uvicorn", "aiohttp", "go"),
         manner=Manner.TLS,
     ),
     Workload(
@@ -257,7 +269,7 @@ WORKLOADS = (
         "Two workers",
         "Plaintext from two processes that share a port, pinned like one: what counts is what they cost together.",
         says(HELLO),
-        ("uvicorn", "granian", "node", "nginx"),
+        ("uvicorn", "granian", "nginx"),
         manner=Manner.TWO_WORKERS,
     ),
 )

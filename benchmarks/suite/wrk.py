@@ -14,6 +14,10 @@ TIMEOUT = 10
 """Seconds until wrk counts a request as timed out; it then goes on waiting for it."""
 
 
+UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+"""In which wrk tells a time, in seconds."""
+
+
 class LoadError(Exception):
     """The load could not be put on a server, or the server did not answer as it should."""
 
@@ -23,6 +27,7 @@ class Answered:
     """What wrk says."""
 
     requests: int
+    seconds: float  # that it took, by its own clock
     errors: int  # connections that failed or broke
     timeouts: int
 
@@ -91,7 +96,7 @@ def parse(said: str) -> Answered:
     Raises:
         LoadError: as for `put_load`.
     """
-    answered = re.search(r"(\d+) requests in", said)
+    answered = re.search(r"(\d+) requests in ([\d.]+)(us|ms|s|m|h)\b", said)
     if answered is None:
         raise LoadError(f"wrk says something unknown: {said.strip()!r}")
     refused = re.search(r"Non-2xx or 3xx responses: (\d+)", said)
@@ -99,4 +104,5 @@ def parse(said: str) -> Answered:
         raise LoadError(f"{refused[1]} of {answered[1]} answers had a status code that is not 2xx or 3xx")
     trouble = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", said)
     connect, read, write, timeouts = map(int, trouble.groups()) if trouble else (0, 0, 0, 0)
-    return Answered(int(answered[1]), connect + read + write, timeouts)
+    seconds = float(answered[2]) * UNITS[answered[3]]
+    return Answered(int(answered[1]), seconds, connect + read + write, timeouts)

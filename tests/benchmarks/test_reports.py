@@ -129,13 +129,21 @@ def test_a_comparison_prints_the_change_in_percent():
 
 
 def test_a_promise_is_judged_by_the_median_of_the_ratios_of_the_rounds():
-    (promise,) = targets.promises([result(row("bare-h11", 10, 20, 40), row("trioserve", 13, 24, 48))])
-    assert (promise.seen, promise.kept) == ("1.20", True)
+    (promise,) = targets.promises([result(row("bare-h11", 10, 20, 40), row("trioserve", 12.4, 24, 48))])
+    assert (promise.seen, promise.kept) == ("1.20 (1.20-1.24)", True)
 
 
 def test_a_promise_is_judged_by_what_was_seen_and_not_by_how_it_is_printed():
     (promise,) = targets.promises([result(row("bare-h11", 1000), row("trioserve", 1251))])
-    assert (promise.seen, promise.kept) == ("1.25", False)
+    assert (promise.seen, promise.kept) == ("1.25 (1.25-1.25)", False)
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [((1.0, 1.2), True), ((1.3, 1.4), False), ((1.2, 1.3), None), ((1.0,) * 10 + (1.9,) * 2, True)],
+)
+def test_a_promise_whose_spread_has_the_bound_in_it_cannot_be_told(values, kept):
+    assert targets.judged(Figure("", values), 1.25) is kept
 
 
 def test_nothing_is_promised_of_what_was_not_measured():
@@ -143,10 +151,12 @@ def test_nothing_is_promised_of_what_was_not_measured():
 
 
 def test_many_connections_are_judged_beside_few():
-    results = [result(row("trioserve", 100, 100)), result(row("trioserve", 120, 140), name="2000")]
+    few = result(row("floor", 10, 20), row("trioserve", 20, 40))
+    many = result(row("floor", 20, 20), row("trioserve", 48, 52), name="2000")
+    results = [few, many]
     (promise,) = targets.promises(results)
-    assert promise.what == "2000: trioserve, to itself, plaintext"
-    assert (promise.seen, promise.kept) == ("1.30", True)
+    assert promise.what == "2000: trioserve, to itself, plaintext, each as a ratio to its floor"
+    assert (promise.seen, promise.kept) == ("1.25 (1.20-1.30)", True)
 
 
 def test_what_a_document_shows_is_replaced_whole():

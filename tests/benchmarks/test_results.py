@@ -30,7 +30,7 @@ def test_a_report_is_plain_json():
     assert from_json(json.loads(json.dumps(as_json(a_report())))) == a_report()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 0}', '{"format": 1, "conditions": {}, "results": [{}]}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', '{"format": 2, "conditions": {}, "results": [{}]}'])
 def test_what_is_no_report_is_refused_with_the_name_of_the_file(tmp_path, text):
     (tmp_path / "other.json").write_text(text)
     with pytest.raises(ValueError, match=r"other\.json is not what --save writes"):

@@ -14,7 +14,7 @@ def refused(capsys, *arguments):
 
 def test_an_unknown_workload_is_answered_with_those_that_exist(capsys):
     said = refused(capsys, "--only", "plaintext,plain")
-    assert "there is no plain; there are plaintext, json, parameters" in said
+    assert "there is no plain; there are plaintext, watch, json, parameters" in said
 
 
 def test_an_unknown_server_is_answered_with_those_that_exist(capsys):

@@ -17,12 +17,12 @@ Transfer/sec:      9.03MB
 
 
 def test_the_requests_are_those_that_were_answered():
-    assert parse(GOOD) == Answered(123456, 0, 0)
+    assert parse(GOOD) == Answered(123456, 2.1, 0, 0)
 
 
 def test_broken_connections_and_timeouts_are_told_apart():
     said = GOOD.replace("Requests/sec", "  Socket errors: connect 1, read 20, write 300, timeout 4\nRequests/sec")
-    assert parse(said) == Answered(123456, 321, 4)
+    assert parse(said) == Answered(123456, 2.1, 321, 4)
 
 
 def test_another_status_code_is_no_answer():
