@@ -144,7 +144,7 @@ class Limits:
     connections: float = default(
         16_384,
         "Living connections; beyond it nobody is accepted, and the longest idle is closed for who comes.",
-        "Some 16 KB each while idle, 40 with TLS: half a gigabyte for all. The system's descriptors (`ulimit -n`) are "
+        "Some 9 KB each while idle, 40 with TLS: half a gigabyte for all. The system's descriptors (`ulimit -n`) are "
         "a limit too, and mostly a lower one.",
     )
     connections_per_client: float = default(
