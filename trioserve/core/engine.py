@@ -223,13 +223,25 @@ class EngineName(StrEnum):
         return H11rEngine
 
 
+class Machine(Protocol):
+    """What h11 and h11r call alike of a connection."""
+
+    def receive_data(self, data: bytes) -> None: ...
+
+    def next_event(self) -> object: ...
+
+    def start_next_cycle(self) -> None: ...
+
+
 class GatedEngine(Gate, ABC):
-    """All of an `Engine` but its machine, of which it asks what the abstract methods say.
+    """All of an `Engine` but its machine, which whoever fills in the abstract methods makes and asks.
 
     A machine that has refused something sends nothing more: `response_complete` and `keeps_alive` stay false.
     """
 
-    __slots__ = ("_is_told", "_whole", "closing_ends_response")
+    __slots__ = ("_is_told", "_machine", "_whole", "closing_ends_response")
+
+    _machine: Machine
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
@@ -239,10 +251,6 @@ class GatedEngine(Gate, ABC):
         self.closing_ends_response = False
 
     # The machine
-
-    @abstractmethod
-    def _tell(self, head: bytes) -> None:
-        """Tell it of a request that has this head and no content."""
 
     @property
     @abstractmethod
@@ -285,14 +293,13 @@ class GatedEngine(Gate, ABC):
             ResponseError: it is less than the Content-Length says, or no response is in progress.
         """
 
-    @abstractmethod
-    def _start_next(self) -> None:
-        """Prepare for the next request."""
-
     def _make_known(self) -> None:
-        """See that it knows of the current request."""
+        """See that it knows of the current request, as of one without content."""
         if not self._is_told:
-            self._tell(self.head_for_machine)
+            machine = self._machine
+            machine.receive_data(self.head_for_machine)
+            machine.next_event()
+            machine.next_event()  # its end
             self._is_told = True
 
     # The request
@@ -431,7 +438,7 @@ class GatedEngine(Gate, ABC):
 
     def start_next_exchange(self) -> None:
         if self._is_told:
-            self._start_next()
+            self._machine.start_next_cycle()
             self._is_told = False
         self._whole = None
         self.start_next_request()

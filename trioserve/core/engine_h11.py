@@ -29,17 +29,13 @@ _EXPLAINED: Final = {
 class H11Engine(GatedEngine):
     """`Engine` on h11."""
 
-    __slots__ = ("_machine",)
+    __slots__ = ()
+
+    _machine: h11.Connection
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
         self._machine = h11.Connection(h11.SERVER)
-
-    def _tell(self, head: bytes) -> None:
-        machine = self._machine
-        machine.receive_data(head)
-        machine.next_event()
-        machine.next_event()  # its end
 
     @property
     def _machine_awaits(self) -> bool:
@@ -73,9 +69,6 @@ class H11Engine(GatedEngine):
     @property
     def _machine_keeps_alive(self) -> bool:
         return self._machine.our_state is h11.DONE
-
-    def _start_next(self) -> None:
-        self._machine.start_next_cycle()
 
 
 @functools.lru_cache(1024)

@@ -48,20 +48,16 @@ class _Spoilt:
 class H11rEngine(GatedEngine):
     """`Engine` on h11r."""
 
-    __slots__ = ("_machine",)
+    __slots__ = ()
+
+    _machine: h11r.Connection
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
         # All that it gets has passed the gate, and so our limits.
-        self._machine: h11r.Connection = h11r.Connection(
+        self._machine = h11r.Connection(
             h11r.Role.SERVER, max_head_bytes=1 << 62, max_header_count=int(min(limits.fields, _MAX_FIELDS))
         )
-
-    def _tell(self, head: bytes) -> None:
-        machine = self._machine
-        machine.receive_data(head)
-        machine.next_event()
-        machine.next_event()  # its end
 
     @property
     def _machine_awaits(self) -> bool:
@@ -103,6 +99,3 @@ class H11rEngine(GatedEngine):
     def _spoil(self, error: h11r.LocalProtocolError) -> NoReturn:
         self._machine = _Spoilt()  # type: ignore[assignment]
         raise ResponseError(_EXPLAINED.get(str(error), NOT_IN_PROGRESS)) from None
-
-    def _start_next(self) -> None:
-        self._machine.start_next_cycle()
