@@ -23,7 +23,7 @@ import trio
 
 from trioserve.connection.departure import Departure
 from trioserve.connection.timers import Timers
-from trioserve.connection.transport import HungUp, Interrupted, Run, Transport
+from trioserve.connection.transport import HungUp, Interrupted, Run, Transport, take_off
 from trioserve.core.errors import ClientGone
 from trioserve.core.lifecycle import Cause
 from trioserve.core.limits import Deadlines, Limits
@@ -188,12 +188,7 @@ class Sender:
                 self._departure.hung_up(error.cause)
                 return False
             self.response_bytes += taken
-            runs_before = len(unsent)
-            while unsent and taken >= len(unsent[0]):
-                taken -= len(unsent.pop(0))
-            if taken:
-                unsent[0] = _behind(unsent[0], taken)
-            if taken or len(unsent) == runs_before:
+            if not take_off(unsent, taken):
                 return False
         # Nothing is kept of a piece that is out: an idle connection holds no response.
         self._content_bytes += len(self._wire.payload)
@@ -239,8 +234,3 @@ class Sender:
 
 def _size(runs: Iterable[Run]) -> int:
     return sum(map(len, runs))
-
-
-def _behind(run: Run, size: int) -> Run:
-    """What of a run comes behind its first `size` bytes, which is no copy."""
-    return memoryview(run)[size:] if isinstance(run, bytes) else run[size:]

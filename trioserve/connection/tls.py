@@ -30,7 +30,16 @@ from typing import Literal
 import trio
 
 from trioserve.connection.spool import RECEIVE_SIZE
-from trioserve.connection.transport import HungUp, OnBytes, OnHangup, Run, Transport, end_as_received, read_slice
+from trioserve.connection.transport import (
+    HungUp,
+    OnBytes,
+    OnHangup,
+    Run,
+    Transport,
+    end_as_received,
+    read_slice,
+    take_off,
+)
 from trioserve.core.errors import ERROR_LOGGER, ResponseError
 from trioserve.core.lifecycle import Cause
 from trioserve.core.messages import FileSlice
@@ -264,14 +273,9 @@ class TlsTransport:
         """
         sealed = self._sealed
         while sealed:
-            records_before = len(sealed)
-            sent = self._transport.send_nowait(*sealed)
-            while sealed and sent >= len(sealed[0]):
-                sent -= len(sealed.pop(0))
-                self._contents.pop(0)
-            if sent:
-                sealed[0] = memoryview(sealed[0])[sent:]
-            if sent or len(sealed) == records_before:
+            more = take_off(sealed, self._transport.send_nowait(*sealed))
+            del self._contents[: len(self._contents) - len(sealed)]
+            if not more:
                 return
 
     def _count(self) -> int:

@@ -22,7 +22,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import trio
 
@@ -64,6 +64,20 @@ OnHangup = Callable[[Cause], None]
 OnBytes = Callable[[], None]
 Run = bytes | memoryview | FileSlice
 """Bytes to be sent."""
+
+_R = TypeVar("_R", Run, bytes | memoryview)
+
+
+def take_off(runs: list[_R], taken: int) -> bool:
+    """Take off `runs` the bytes that `send_nowait` has taken, without a copy of what is left; says whether it may take
+    more at once: it has stopped between two runs.
+    """
+    runs_before = len(runs)
+    while runs and taken >= len(runs[0]):
+        taken -= len(runs.pop(0))
+    if taken:
+        runs[0] = memoryview(runs[0])[taken:] if isinstance(runs[0], bytes) else runs[0][taken:]
+    return not taken and len(runs) < runs_before
 
 
 class Transport(Protocol):
