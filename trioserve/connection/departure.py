@@ -111,13 +111,6 @@ class Departure:
         phase, rules = self._situation()
         self._carry_out(self.lifecycle.input_ended(phase, trio.current_time(), rules), rules)
 
-    def input_ended_before_request(self) -> None:
-        """The reader needed a request and met the peer's FIN. Its task is the only one, and returns by itself: nothing
-        is cancelled, which is dear.
-        """
-        phase, rules = self._situation()
-        self.lifecycle.input_ended(phase, trio.current_time(), rules)
-
     def give_up(self, cause: Cause) -> None:
         """We end it."""
         phase, rules = self._situation()

@@ -98,7 +98,7 @@ class Reader:
 
     async def head(self, patience: float) -> RequestHead | None:
         """The next head: within `patience` seconds its first byte, then within `Deadlines.head` its last. None if the
-        client has left before the first: then the end has come.
+        client has left before the first: of that nobody is told, and there is nothing to cancel.
 
         Empty lines before it begin nothing: a client that has sent some is as idle as before.
 
@@ -118,7 +118,6 @@ class Reader:
             self._nothing_there()
             data = await self._arrival(self.head_awaited_since + patience)
             if not data:
-                self._departure.input_ended_before_request()
                 return None
             engine.receive_data(data)
             begun = engine.has_unparsed_bytes
