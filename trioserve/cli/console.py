@@ -8,13 +8,13 @@ import os
 import select
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import click
 
 from trioserve.cli.output import Output
 from trioserve.core.errors import ERROR_LOGGER
-from trioserve.observe.access_log import ACCESS_LOGGER, LineHandler
+from trioserve.observe.access_log import ACCESS_LOGGER, LineHandler, WritingHandler
 
 DRAINING = "draining; signal again to stop at once"
 STOPPING = "stopping"
@@ -85,7 +85,8 @@ def _log_to_console() -> Iterator[None]:
                 stack.enter_context(_handled(access, LineHandler(lines.write)))
         root = logging.getLogger("trioserve")
         if not root.handlers and _stderr is not None:
-            stack.enter_context(_handled(root, _ToOutput(_stderr, behind=lines)))
+            form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+            stack.enter_context(_handled(root, WritingHandler(_writing(_stderr, behind=lines), form)))
         yield
 
 
@@ -103,21 +104,12 @@ def _handled(logger: logging.Logger, handler: logging.Handler) -> Iterator[None]
         logger.removeHandler(handler)
 
 
-class _ToOutput(logging.Handler):
-    """Writes its records as lines of an output, behind what waits in `behind`."""
+def _writing(output: Output, behind: Output | None) -> Callable[[str], None]:
+    """What writes to `output`, behind what waits in `behind`."""
 
-    def __init__(self, output: Output, behind: Output | None) -> None:
-        super().__init__()
-        self._output = output
-        self._behind = behind
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    def write(text: str) -> None:
+        if behind is not None:
+            behind.hasten()
+        output.write(text)
 
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            line = self.format(record)
-        except Exception:
-            self.handleError(record)
-        else:
-            if self._behind is not None:
-                self._behind.hasten()
-            self._output.write(f"{line}\n")
+    return write

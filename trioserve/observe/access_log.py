@@ -68,7 +68,28 @@ class AccessLog:
         )
 
 
-class LineHandler(logging.Handler):
+class WritingHandler(logging.Handler):
+    """Hands each log record on as text, with a line feed behind it.
+
+    Args:
+        write: is given each; it must not wait.
+    """
+
+    def __init__(self, write: Callable[[str], None], form: str) -> None:
+        super().__init__()
+        self._write = write
+        self.formatter = logging.Formatter(form)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+        except Exception:
+            self.handleError(record)
+        else:
+            self._write(f"{text}\n")
+
+
+class LineHandler(WritingHandler):
     """Hands each line on, with the time before it and a line feed behind it: "2025-03-09 12:00:00,123 line".
 
     Args:
@@ -76,9 +97,8 @@ class LineHandler(logging.Handler):
     """
 
     def __init__(self, write: Callable[[str], None]) -> None:
-        super().__init__()
-        self._write = write
-        self._own = self.formatter = logging.Formatter("%(asctime)s %(message)s")
+        super().__init__(write, "%(asctime)s %(message)s")
+        self._own = self.formatter
         # The last second, and how it is written.
         self._second = (0, _second(0))
 
@@ -104,14 +124,6 @@ class LineHandler(logging.Handler):
             text = _second(seconds)
             self._second = (seconds, text)
         return f"{text},{int((now - seconds) * 1000):03d}"
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            line = self.format(record)
-        except Exception:
-            self.handleError(record)
-        else:
-            self._write(f"{line}\n")
 
 
 def _second(seconds: int) -> str:
