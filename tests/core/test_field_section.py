@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trioserve.core import field_section
-from trioserve.core.field_section import MAX_REMEMBERED, MAX_REMEMBERED_SIZE, fields_of
+from trioserve.core.field_section import fields_of
+from trioserve.core.remembered import MAX_REMEMBERED, MAX_REMEMBERED_SIZE
 
 TOKEN = set(string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~")
 

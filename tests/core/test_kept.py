@@ -12,7 +12,7 @@ from itertools import chain
 import pytest
 
 from trioserve.core import engine as engine_module
-from trioserve.core import field_section
+from trioserve.core import field_section, remembered
 from trioserve.core import gate as gate_module
 from trioserve.core.engine import EngineName
 from trioserve.core.limits import Limits
@@ -63,8 +63,8 @@ def kept(wires: Iterable[bytes]) -> int:
 
 def new_lines() -> Iterator[bytes]:
     """Heads with as many new lines as there is room for beside those of the heads above, each as long as may be."""
-    for number in range(field_section.MAX_REMEMBERED - 3):
-        line = (b"Accept: %d." % number).ljust(field_section.MAX_REMEMBERED_SIZE, b"x")
+    for number in range(remembered.MAX_REMEMBERED - 3):
+        line = (b"Accept: %d." % number).ljust(remembered.MAX_REMEMBERED_SIZE, b"x")
         yield b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\n\r\n" % line
 
 

@@ -14,7 +14,8 @@ from trioserve.core.errors import HTTPError, ResponseError
 from trioserve.core.fields import SERVERS_OWN, field_of
 from trioserve.core.limits import Limits
 from trioserve.core.messages import EndOfRequest, Field, ResponseHead
-from trioserve.core.response_head import MAX_REMEMBERED, MAX_REMEMBERED_SIZE, _remembered, field_lines, judged
+from trioserve.core.remembered import MAX_REMEMBERED, MAX_REMEMBERED_SIZE
+from trioserve.core.response_head import _remembered, field_lines, judged
 
 TYPE = (b"content-type", b"text/plain")
 LENGTH = (b"content-length", b"5")

@@ -8,9 +8,8 @@ look into a dictionary. Three things must stay true of that:
 * No secret is remembered: only lines of the fields in `_REMEMBERED` are, which say what kind of client it is and what
   it takes, for which host and from which site it comes, or how the message is framed and the connection goes on; and
   never who the user is.
-* Memory is bounded: at most `MAX_REMEMBERED` lines of at most `MAX_REMEMBERED_SIZE` bytes, in each process. How much
-  that can be is measured in `tests/core/test_kept.py`. When there are more, all are forgotten: those that still come
-  are soon there again.
+* Memory is bounded, in each process, as `Remembered` says. How much that can be is measured in
+  `tests/core/test_kept.py`.
 """
 
 from __future__ import annotations
@@ -19,9 +18,7 @@ from typing import Final
 
 from trioserve.core.grammar import FIELD_LINES
 from trioserve.core.messages import Field
-
-MAX_REMEMBERED: Final = 512
-MAX_REMEMBERED_SIZE: Final = 256
+from trioserve.core.remembered import Remembered
 
 _REMEMBERED: Final = frozenset({
     b"accept", b"accept-charset", b"accept-encoding", b"accept-language", b"cache-control", b"connection",
@@ -32,7 +29,7 @@ _REMEMBERED: Final = frozenset({
     b"x-requested-with",
 })  # fmt: skip
 
-_remembered: dict[bytes, Field] = {}
+_remembered: Remembered[bytes, Field] = Remembered()
 
 
 def fields_of(section: bytes) -> tuple[Field, ...] | None:
@@ -50,8 +47,6 @@ def fields_of(section: bytes) -> tuple[Field, ...] | None:
             name, _, value = line.partition(b":")
             name = name.lower()
             fields[place] = field = name, value.strip(b" \t")
-            if name in _REMEMBERED and len(line) <= MAX_REMEMBERED_SIZE:
-                if len(_remembered) >= MAX_REMEMBERED:
-                    _remembered.clear()
-                _remembered[line] = field
+            if name in _REMEMBERED:
+                _remembered.remember(line, field, line)
     return tuple(fields)  # type: ignore[arg-type]

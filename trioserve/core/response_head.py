@@ -27,6 +27,7 @@ from typing import Final, NamedTuple
 from trioserve.core.errors import ResponseError, phrase
 from trioserve.core.fields import SERVERS_OWN, TOKEN
 from trioserve.core.messages import Field, ResponseHead
+from trioserve.core.remembered import Remembered
 
 _NO_CONTENT, _RESET_CONTENT, _UPGRADE_REQUIRED = 204, 205, 426
 _WITHOUT_LENGTH = frozenset({_NO_CONTENT, _RESET_CONTENT})
@@ -37,9 +38,6 @@ REASONS: Final = {status.value: phrase(status).encode("ascii") for status in HTT
 STATUS_LINES: Final = {status: b"HTTP/1.1 %d %b\r\n" % (status, REASONS.get(status, b"")) for status in range(200, 600)}
 """The status lines of final responses (RFC 9112 §4)."""
 
-MAX_REMEMBERED: Final = 512
-MAX_REMEMBERED_SIZE: Final = 256
-
 _REMEMBERED: Final = frozenset({
     b"accept-ranges", b"access-control-allow-credentials", b"access-control-allow-headers",
     b"access-control-allow-methods", b"access-control-allow-origin", b"access-control-expose-headers",
@@ -48,7 +46,7 @@ _REMEMBERED: Final = frozenset({
     b"strict-transport-security", b"vary", b"x-content-type-options", b"x-frame-options",
 })  # fmt: skip
 
-_remembered: dict[Field, tuple[bytes, bytes]] = {}
+_remembered: Remembered[Field, tuple[bytes, bytes]] = Remembered()
 
 _NAME = re.compile(TOKEN.encode())
 # A line with a value as it must be (RFC 9110 §5.5). The name is known to be good, so the first colon ends it.
@@ -133,10 +131,8 @@ def _line(field: Field) -> tuple[bytes, bytes]:
     line = b"%b: %b\r\n" % (name, field[1])
     if name not in _JUDGED:
         _check_value(line)
-    if name in _REMEMBERED and len(line) <= MAX_REMEMBERED_SIZE:
-        if len(_remembered) >= MAX_REMEMBERED:
-            _remembered.clear()
-        _remembered[field] = name, line
+    if name in _REMEMBERED:
+        _remembered.remember(field, (name, line), line)
     return name, line
 
 

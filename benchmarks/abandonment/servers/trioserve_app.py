@@ -62,15 +62,11 @@ async def main(engine: str) -> None:
         access_log=False,
         observers=(Recorded(),),
         deadlines=Deadlines(idle=3600),
-        **engine_of(engine),
+        engine=engine,
     )
     async with trio.open_nursery() as nursery:
         (address,) = await nursery.start(serve, app, config)
         announce(address.port)
-
-
-def engine_of(name: str) -> dict[str, Any]:
-    return {} if name == "h11" else {"engine": name}
 
 
 if __name__ == "__main__":
